@@ -234,7 +234,7 @@ impl<'p, M: Machine> Body<'p, M> {
         let link = Link::from_bits(word.get());
         self.head.set(at::OLD, link.bits());
         word.set(0);
-        self.free(link, false)?;
+        self.free(link)?;
         self.head.set(at::OLD, 0);
         Ok(())
     }
@@ -293,20 +293,24 @@ impl<'p, M: Machine> Body<'p, M> {
         Ok(())
     }
 
-    /// Frees what a link leads to, which nothing of the container leads to any more. With `trust` it was found to be the
-    /// container's before, in this kernel.
+    /// Frees what a link leads to, which nothing of the container leads to any more, if it is the container's.
+    pub(crate) fn free(&self, link: Link) -> Result<(), Error> {
+        match self.pool.follow(link, self.owner())? {
+            // SAFETY: in use and this container's, found to be so just now, and unlinked; the caller has the container alone.
+            Some(object) => unsafe { self.free_found(link, object) },
+            None => Ok(()),
+        }
+    }
+
+    /// Frees an object.
+    ///
+    /// # Safety
+    /// The link leads to it. It is in use, this container's, and nothing of the container leads to it; the caller has the
+    /// container alone.
     #[inline]
-    pub(crate) fn free(&self, link: Link, trust: bool) -> Result<(), Error> {
-        let ptr = if trust {
-            self.pool.ptr(link)
-        } else {
-            match self.pool.follow(link, self.owner())? {
-                Some(object) => object.ptr(),
-                None => return Ok(()),
-            }
-        };
-        // SAFETY: in use and this container's, found to be so now or before, and unlinked; the caller has the container alone.
-        unsafe { self.pool.free(link, ptr) }
+    pub(crate) unsafe fn free_found(&self, link: Link, object: Object) -> Result<(), Error> {
+        // SAFETY: the caller's promise.
+        unsafe { self.pool.free(link, object.ptr()) }
     }
 
     /// Brings to an end what a predecessor had begun to link or unlink, or undoes it: `is_linked` is asked of each object
@@ -320,7 +324,7 @@ impl<'p, M: Machine> Body<'p, M> {
             if let Some(object) = self.pool.follow(link, self.owner())?
                 && !is_linked(word, link, object)?
             {
-                self.free(link, false)?;
+                self.free(link)?;
             }
             if self.head.get(word) != 0 {
                 self.head.set(word, 0);

@@ -21,6 +21,7 @@ use crate::class::Class;
 use crate::entry::Entry;
 use crate::error::Error;
 use crate::head::at;
+use crate::index::{Index, Looked, Tags};
 use crate::line::{LINES, Line, Segment};
 use crate::link::Link;
 use crate::object::{Object, kind};
@@ -38,9 +39,20 @@ const LINES_CHECKED: usize = 64;
 /// Returns the bucket of a hash, of `n`, at least one.
 #[inline]
 pub(crate) const fn bucket_of(hash: u32, n: u64) -> u64 {
-    let mask = n.next_power_of_two() - 1;
+    bucket_by(hash, n, mask_of(n))
+}
+
+/// Returns the bucket of a hash, of `n`, which has this [mask](mask_of).
+#[inline]
+pub(crate) const fn bucket_by(hash: u32, n: u64, mask: u64) -> u64 {
     let bucket = u32_to_u64(hash) & mask;
     if bucket < n { bucket } else { bucket & mask >> 1 }
+}
+
+/// Returns the bits of a hash that say to which of `n` buckets it belongs.
+#[inline]
+pub(crate) const fn mask_of(n: u64) -> u64 {
+    n.next_power_of_two() - 1
 }
 
 /// Returns the bucket from which bucket `n` takes its entries, `n` being at least one.
@@ -68,32 +80,58 @@ impl<'p, M: Machine> Buckets<'p, M> {
         self.body.head.get(at::SIZE).max(1)
     }
 
-    /// Returns the segment of a bucket; `None` if there is none.
+    /// Returns what this kernel knows of a segment: nothing, unless it was found before.
     #[inline]
-    pub(crate) fn segment(&self, bucket: u64) -> Result<Option<Segment<'p>>, Error> {
-        let index = bucket / LINES;
-        match self.body.parts.get(u64_to_usize(index)) {
-            // SAFETY: `find_segment` found it to be one, which the map keeps as long as it is open.
-            Some(segment) => Ok(Some(unsafe { Segment::at(segment) })),
-            None => self.find_segment(index),
+    pub(crate) fn index(&self, segment: u64) -> Option<&'p Index> {
+        let index = self.body.parts.get(u64_to_usize(segment))?;
+        // SAFETY: `find_segment` has noted it; it stays until the map is closed, or has no segment any more.
+        Some(unsafe { index.cast().as_ref() })
+    }
+
+    /// Returns the segment of a bucket; `None` if there is none.
+    fn segment(&self, bucket: u64) -> Result<Option<Segment<'p>>, Error> {
+        let number = bucket / LINES;
+        match self.index(number) {
+            Some(index) => Ok(Some(index.segment())),
+            None => self.find_segment(number, false),
         }
     }
 
-    /// Finds a segment, if it is the map's, and notes where it is.
+    /// Finds a segment, if it is the map's, and notes where it is, and whether it holds zeroes.
     #[cold]
-    pub(crate) fn find_segment(&self, index: u64) -> Result<Option<Segment<'p>>, Error> {
-        let Some(ptr) = self.body.find_part(index, kind::SEGMENT)? else { return Ok(None) };
+    pub(crate) fn find_segment(
+        &self,
+        number: u64,
+        zeroes: bool,
+    ) -> Result<Option<Segment<'p>>, Error> {
+        let Some(ptr) = self.body.find_part(number, kind::SEGMENT)? else { return Ok(None) };
+        let slabs = self.body.pool.slabs();
+        // SAFETY: a segment of this map.
+        if let Some(index) = unsafe { Index::new(slabs, ptr, zeroes) } {
+            let noted = self.body.parts.add(slabs, u64_to_usize(number), index.cast());
+            if noted != Some(index.cast()) {
+                // Another thread was first, or there was no memory.
+                // SAFETY: made just now, and not handed out.
+                unsafe { Index::give_back(slabs, index) };
+            }
+        }
         // SAFETY: a segment of this map, which keeps it as long as it is open.
-        let segment: Segment<'p> = unsafe { Segment::at(ptr) };
-        // What they said in another kernel is never believed. Another thread may do the same: what it has noted of lines by then
-        // is looked at again.
-        segment.note_all(false);
-        self.body.parts.set(self.body.pool.slabs(), u64_to_usize(index), ptr.as_ptr());
-        Ok(Some(segment))
+        Ok(Some(unsafe { Segment::at(ptr) }))
+    }
+
+    /// Forgets what this kernel knows of all segments.
+    ///
+    /// # Safety
+    /// No bucket that was returned before is used again.
+    pub(crate) unsafe fn forget(&self) {
+        self.body.parts.drain(|index| {
+            // SAFETY: noted by `find_segment`, and no longer; nothing uses it (contract).
+            unsafe { Index::give_back(self.body.pool.slabs(), index.cast()) };
+        });
     }
 
     /// Returns the first line of a bucket; `None` if there is no segment for it.
-    fn line(&self, bucket: u64) -> Result<Option<Line<'p>>, Error> {
+    pub(crate) fn line(&self, bucket: u64) -> Result<Option<Line<'p>>, Error> {
         Ok(self.segment(bucket)?.and_then(|segment| segment.line(bucket % LINES)))
     }
 
@@ -116,47 +154,69 @@ impl<'p, M: Machine> Buckets<'p, M> {
         Ok(unsafe { Line::at(ptr.add(16)) })
     }
 
+    /// Returns a bucket that was looked at in this kernel, and what is known of it.
+    #[inline]
+    pub(crate) fn known(&self, number: u64) -> Option<(Bucket<'p>, Looked)> {
+        let index = self.index(number / LINES)?;
+        let tags = index.word(number % LINES)?;
+        let looked = tags.get();
+        if !looked.is_something() {
+            return None;
+        }
+        let line = index.segment().line(number % LINES)?;
+        Some((Bucket { number, line, tags: Some(tags) }, looked))
+    }
+
     /// Returns a bucket, after a look whether all that it leads to is the map's, and no other bucket's: once, if so.
     ///
     /// # Errors
     /// [`Error::Damaged`].
     #[inline]
     pub(crate) fn bucket(&self, number: u64) -> Result<Bucket<'p>, Error> {
-        let index = number % LINES;
-        if let Some(segment) = self.body.parts.get(u64_to_usize(number / LINES)) {
-            // SAFETY: as in `segment`.
-            let segment: Segment<'p> = unsafe { Segment::at(segment) };
-            if segment.is_checked(index)
-                && let Some(line) = segment.line(index)
-            {
-                return Ok(Bucket { number, line, trust: true });
-            }
+        match self.known(number) {
+            Some((bucket, _)) => Ok(bucket),
+            None => self.bucket_slow(number),
         }
-        self.bucket_slow(number)
     }
 
     /// Looks at a bucket for the first time.
     #[cold]
     #[inline(never)]
-    fn bucket_slow(&self, number: u64) -> Result<Bucket<'p>, Error> {
-        let segment = self.segment(number)?.ok_or_else(|| self.body.damaged(number, 0))?;
-        let line = segment.line(number % LINES).ok_or_else(|| self.body.damaged(number, 0))?;
-        let bucket = Bucket { number, line, trust: false };
-        let trust = self.check(bucket)?;
-        if trust {
-            segment.note(number % LINES, true);
+    pub(crate) fn bucket_slow(&self, number: u64) -> Result<Bucket<'p>, Error> {
+        let line = self.line(number)?.ok_or_else(|| self.body.damaged(number, 0))?;
+        let bucket = Bucket { number, line, tags: None };
+        let tags = if self.check(bucket)? { self.tags(number) } else { None };
+        let bucket = Bucket { tags, ..bucket };
+        self.note(bucket);
+        Ok(bucket)
+    }
+
+    /// Returns the word of a bucket, if there was memory for one.
+    pub(crate) fn tags(&self, number: u64) -> Option<&'p Tags> {
+        self.index(number / LINES)?.word(number % LINES)
+    }
+
+    /// Notes what a bucket's links are, if they were all looked at.
+    pub(crate) fn note(&self, bucket: Bucket<'p>) {
+        let Some(tags) = bucket.tags else { return };
+        let mut looked = Looked::EMPTY;
+        for line in self.lines(bucket) {
+            // (Those that were looked at have no error.)
+            for word in line.iter().flat_map(|line| line.links()) {
+                looked.note(bucket.line.place_of(word), Link::from_bits(word.get()));
+            }
         }
-        Ok(Bucket { trust, ..bucket })
+        tags.set(looked);
     }
 
     /// Looks at all that a bucket leads to. Returns whether it can be followed without another look: not where there are too many
     /// lines, which it would take too long to compare.
     fn check(&self, bucket: Bucket<'p>) -> Result<bool, Error> {
         let n = self.count();
-        for (count, line) in self.lines(bucket).enumerate() {
-            if count == LINES_CHECKED {
-                return Ok(false);
-            }
+        if self.lines(bucket).nth(LINES_CHECKED).is_some() {
+            return Ok(false);
+        }
+        for line in self.lines(bucket) {
             for word in line?.links() {
                 let at = Link::from_bits(word.get());
                 if !at.is_none()
@@ -170,54 +230,67 @@ impl<'p, M: Machine> Buckets<'p, M> {
         Ok(true)
     }
 
-    /// Returns the first entry of a bucket whose link has the tag of `hash` and for which `is` returns `true`, with the word
-    /// that links it; `None` if the bucket has no such entry.
+    /// Returns the entry of a key and its hash in a bucket, with the word that links it; `None` if the bucket has no such entry.
     #[inline]
     pub(crate) fn find(
         &self,
-        bucket: Bucket<'p>,
+        (bucket, looked): (Bucket<'p>, Looked),
         hash: u64,
-        is: impl Fn(Entry<'p>) -> bool,
-    ) -> Result<Option<Found<'p>>, Error> {
-        if !bucket.trust {
-            return self.find_slow(bucket, hash, &is);
+        key: &[u8],
+    ) -> Option<Found<'p>> {
+        for place in looked.places(hash) {
+            if let Some(word) = bucket.line.link(place) {
+                let link = Link::from_bits(word.get());
+                if !link.is_none() {
+                    // SAFETY: as in `entry`.
+                    let entry = unsafe { Entry::at(self.body.pool.ptr(link)) };
+                    if entry.key() == key {
+                        return Some(Found { word, link, entry });
+                    }
+                }
+            }
         }
-        let mut here = bucket.line;
+        if looked.is_beyond(hash) { self.find_beyond(bucket.line, hash, key) } else { None }
+    }
+
+    /// Does what [`Buckets::find`] does, in the lines beyond the first of a bucket that was looked at.
+    #[inline(never)]
+    fn find_beyond(&self, mut here: Line<'p>, hash: u64, key: &[u8]) -> Option<Found<'p>> {
         loop {
+            let next = Link::from_bits(here.next().get());
+            if next.is_none() {
+                return None;
+            }
+            // SAFETY: as in `next_line`.
+            here = unsafe { Line::at(self.body.pool.ptr(next).add(16)) };
             for word in here.links() {
                 let link = Link::from_bits(word.get());
                 if link.has_tag(hash) && !link.is_none() {
                     // SAFETY: as in `entry`.
                     let entry = unsafe { Entry::at(self.body.pool.ptr(link)) };
-                    if is(entry) {
-                        return Ok(Some(Found { word, link, entry }));
+                    if entry.key() == key {
+                        return Some(Found { word, link, entry });
                     }
                 }
             }
-            let next = Link::from_bits(here.next().get());
-            if next.is_none() {
-                return Ok(None);
-            }
-            // SAFETY: as in `next_line`.
-            here = unsafe { Line::at(self.body.pool.ptr(next).add(16)) };
         }
     }
 
     /// Does what [`Buckets::find`] does, in a bucket whose links are looked at each time.
     #[cold]
     #[inline(never)]
-    fn find_slow(
+    pub(crate) fn find_slow(
         &self,
         bucket: Bucket<'p>,
         hash: u64,
-        is: &impl Fn(Entry<'p>) -> bool,
+        key: &[u8],
     ) -> Result<Option<Found<'p>>, Error> {
         for line in self.lines(bucket) {
             for word in line?.links() {
                 let link = Link::from_bits(word.get());
                 if link.has_tag(hash) && !link.is_none() {
                     let entry = self.entry(link, bucket)?;
-                    if is(entry) {
+                    if entry.key() == key {
                         return Ok(Some(Found { word, link, entry }));
                     }
                 }
@@ -229,7 +302,7 @@ impl<'p, M: Machine> Buckets<'p, M> {
     /// Returns a bucket whose links are all looked at, each time, and that may hold what belongs elsewhere; `None` if there is no
     /// line for it.
     pub(crate) fn unchecked(&self, number: u64) -> Result<Option<Bucket<'p>>, Error> {
-        Ok(self.line(number)?.map(|line| Bucket { number, line, trust: false }))
+        Ok(self.line(number)?.map(|line| Bucket { number, line, tags: None }))
     }
 
     /// Returns the lines of a bucket, the first first. Each is looked at when it is asked for. Lines that lead back to one
@@ -242,7 +315,7 @@ impl<'p, M: Machine> Buckets<'p, M> {
     /// Returns the entry that a link in a bucket leads to.
     #[inline]
     pub(crate) fn entry(&self, link: Link, bucket: Bucket<'p>) -> Result<Entry<'p>, Error> {
-        if bucket.trust {
+        if bucket.is_trusted() {
             // SAFETY: an entry of this map, found to be one before; how long it is used, `Map`'s methods say.
             return Ok(unsafe { Entry::at(self.body.pool.ptr(link)) });
         }
@@ -301,8 +374,29 @@ impl<'p, M: Machine> Buckets<'p, M> {
 pub(crate) struct Bucket<'p> {
     pub(crate) number: u64,
     pub(crate) line: Line<'p>,
-    /// Whether all that it leads to was looked at, and is the map's.
-    pub(crate) trust: bool,
+    /// What is known of its links. `Some`: all that it leads to was looked at, and is the map's.
+    pub(crate) tags: Option<&'p Tags>,
+}
+
+impl Bucket<'_> {
+    /// Returns whether all that it leads to was looked at.
+    #[inline]
+    pub(crate) const fn is_trusted(&self) -> bool {
+        self.tags.is_some()
+    }
+
+    /// Stores a link in a word of the bucket, or none. Its tag is noted before: a tag without a link leads to nothing.
+    #[inline]
+    pub(crate) fn set(&self, word: &Word, link: Link) {
+        let note = || self.tags.iter().for_each(|tags| tags.note(self.line.place_of(word), link));
+        if link.is_none() {
+            word.set(0);
+            note();
+        } else {
+            note();
+            word.set(link.bits());
+        }
+    }
 }
 
 /// An entry, and the word that links it.
@@ -333,7 +427,9 @@ impl<'p, M: Machine> Iterator for Lines<'_, 'p, M> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        let Bucket { number, line, trust } = self.bucket;
+        #[cfg(test)]
+        crate::watch::line();
+        let Bucket { number, line, tags } = self.bucket;
         let line = match self.next {
             Next::First => Ok(line),
             Next::Link(link) if link.is_none() => return None,
@@ -346,7 +442,7 @@ impl<'p, M: Machine> Iterator for Lines<'_, 'p, M> {
                     self.reach = self.reach.saturating_mul(2);
                 }
                 self.left -= 1;
-                self.buckets.next_line(link, number, trust)
+                self.buckets.next_line(link, number, tags.is_some())
             }
         };
         self.next = Next::Link(match &line {

@@ -86,7 +86,7 @@ impl<'m> Entry<'m> {
     /// The object is in use, of so many bytes, of a map that is not changed during `'m`.
     pub(crate) unsafe fn in_object(object: Object, bytes: usize) -> Option<Self> {
         let entry = Self { object, of: PhantomData };
-        let [key, value] = entry.lengths();
+        let (key, value) = (entry.key_len(), entry.value_len());
         let whole = key <= NewEntry::MAX_KEY
             && value.checked_add(HEADER + key).is_some_and(|all| all <= bytes);
         whole.then_some(entry)
@@ -102,10 +102,22 @@ impl<'m> Entry<'m> {
         Self { object: unsafe { Object::at(ptr) }, of: PhantomData }
     }
 
-    /// Returns the lengths of key and value.
+    /// Returns the object that it is in.
     #[inline]
-    fn lengths(self) -> [usize; 2] {
-        [u32_to_usize(u16_to_u32(self.object.kind())), u32_to_usize(low_u32(self.object.more()))]
+    pub(crate) const fn object(self) -> Object {
+        self.object
+    }
+
+    /// Returns the bytes of the key.
+    #[inline]
+    fn key_len(self) -> usize {
+        u32_to_usize(u16_to_u32(self.object.kind()))
+    }
+
+    /// Returns the bytes of the value.
+    #[inline]
+    fn value_len(self) -> usize {
+        u32_to_usize(low_u32(self.object.more()))
     }
 
     /// Returns the key.
@@ -114,17 +126,17 @@ impl<'m> Entry<'m> {
         // SAFETY: `in_object` saw that the object has so many bytes behind the header; they were written before it was in use,
         // and are not changed, nor is it freed, as long as the map is not (contract of `in_object`).
         unsafe {
-            NonNull::slice_from_raw_parts(self.object.ptr().add(HEADER), self.lengths()[0]).as_ref()
+            NonNull::slice_from_raw_parts(self.object.ptr().add(HEADER), self.key_len()).as_ref()
         }
     }
 
     /// Returns the value.
     #[inline]
     pub fn value(&self) -> &'m [u8] {
-        let [key, value] = self.lengths();
         // SAFETY: as for `key`.
         unsafe {
-            NonNull::slice_from_raw_parts(self.object.ptr().add(HEADER + key), value).as_ref()
+            let value = self.object.ptr().add(HEADER + self.key_len());
+            NonNull::slice_from_raw_parts(value, self.value_len()).as_ref()
         }
     }
 

@@ -176,6 +176,88 @@ fn a_segment_behind_the_one_that_was_being_linked_does_not_free_it() {
     });
 }
 
+/// A hash by which the keys of a test belong to a few buckets.
+struct Few;
+
+impl crate::Hash for Few {
+    const NAME: u64 = 4;
+
+    fn hash(_: u64, key: &[u8]) -> u64 {
+        // Bucket 0 is the parent of bucket 16, which is added first.
+        u64::from(key[0]) << 48 | if key[7] == 0 { 0 } else { u64::from(key[7]) }
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "thousands of entries")]
+fn a_long_bucket_is_looked_at_a_few_times_when_a_map_is_opened_however_long() {
+    let mut looks = StdVec::new();
+    for entries in [700, 1400] {
+        let slabs = boot(MANY);
+        let pool = Pool::open(&slabs).unwrap();
+        let mut map = Map::<_, Few>::create(&pool, 7).unwrap();
+        for n in 0..entries {
+            assert!(!map.insert(&key(n), b"value").unwrap());
+        }
+        let handle = map.handle();
+        drop(map);
+        let slabs = stop(&slabs, MANY).revive();
+        // As if one bucket had been added just now: all are in its parent.
+        Words::head(&slabs, handle).set(at::SIZE, 17);
+        let pool = Pool::open(&slabs).unwrap();
+        let before = crate::watch::lines();
+        let map = Map::<_, Few>::open(&pool, handle).unwrap();
+        looks.push(crate::watch::lines() - before);
+        let mut seen = 0;
+        map.for_each(|_| seen += 1).unwrap();
+        assert_eq!((map.len(), seen), (entries, entries));
+    }
+    std::println!("{looks:?} lines");
+    // (A hundred, and two hundred.)
+    assert!(looks[0] < 1000 && looks[1] < 2 * looks[0] + 100);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "hundreds of entries")]
+fn an_error_of_a_bucket_that_is_looked_at_each_time_has_changed_nothing() {
+    let slabs = boot(MANY);
+    let pool = Pool::open(&slabs).unwrap();
+    let mut map = Map::<_, Few>::create(&pool, 7).unwrap();
+    for n in 0..500 {
+        assert!(!map.insert(&key(n), b"value").unwrap());
+    }
+    let handle = map.handle();
+    drop(map);
+    let slabs = stop(&slabs, MANY).revive();
+    // The last line of a bucket that has too many to compare leads to nothing.
+    let mut line = Words::head(&slabs, handle).behind(at::DIRECT).behind(8 + 7);
+    while line.get(9) != 0 {
+        line = line.behind(9);
+    }
+    line.set(9, 1);
+    let pool = Pool::open(&slabs).unwrap();
+    let mut map = Map::<_, Few>::open(&pool, handle).unwrap();
+    let (mut done, mut refused) = (0, 0);
+    for n in (0..520).step_by(3) {
+        let len = map.len();
+        let (act, now) = if n % 2 == 0 {
+            (map.insert(&key(n), b"another").map(drop), len)
+        } else {
+            (map.remove(&key(n)).map(drop), len - 1)
+        };
+        match act {
+            Ok(()) => done += 1,
+            Err(error) => {
+                assert!(matches!(error, Error::Damaged { .. }), "{error}");
+                refused += 1;
+            }
+        }
+        assert_eq!(map.len(), if act.is_ok() { now } else { len }, "key {n}: {act:?}");
+    }
+    std::println!("{done} done, {refused} refused");
+    assert!(done > 100 && refused > 5);
+}
+
 /// One container of each kind.
 type Three<'p> = (Option<Map<'p, Ram>>, Option<Vec<'p, Number, Ram>>, Option<Log<'p, Ram>>);
 

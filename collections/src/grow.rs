@@ -8,11 +8,14 @@
 //! ```
 
 use heirloom_folio::Machine;
+use heirloom_kho::narrow::u32_to_u64;
 
-use crate::buckets::{Bucket, Buckets, LINE_BYTES, MAX_BUCKETS, bucket_of, parent_of};
+use crate::buckets::{Bucket, Buckets, LINE_BYTES, MAX_BUCKETS, bucket_of, mask_of, parent_of};
 use crate::class::Class;
+use crate::entry::Entry;
 use crate::error::Error;
 use crate::head::at;
+use crate::index::Looked;
 use crate::line::{LINES, Line};
 use crate::link::Link;
 use crate::object::kind;
@@ -28,11 +31,9 @@ impl<'p, M: Machine> Buckets<'p, M> {
     /// Makes room for bucket `bucket`, whose line holds zeroes then.
     pub(crate) fn make_room(&self, bucket: u64) -> Result<(), Error> {
         let segment = bucket / LINES;
-        if self.body.add_part(segment, kind::SEGMENT)?
-            && let Some(segment) = self.find_segment(segment)?
-        {
+        if self.body.add_part(segment, kind::SEGMENT)? {
             // It holds zeroes, which lead to nothing else's.
-            segment.note_all(true);
+            self.find_segment(segment, true)?;
         }
         Ok(())
     }
@@ -65,72 +66,109 @@ impl<'p, M: Machine> Buckets<'p, M> {
         }
         let parent = self.bucket(parent_of(n))?;
         self.make_room(n)?;
-        let segment = self.segment(n)?.ok_or_else(|| self.body.damaged(n, 0))?;
-        let line = segment.line(n % LINES).ok_or_else(|| self.body.damaged(n, 0))?;
+        let line = self.line(n)?.ok_or_else(|| self.body.damaged(n, 0))?;
         if !line.is_empty() || line.next().get() != 0 {
             // Zeroes, but for what a predecessor forged, or for what could not be stripped: never part of a bucket that is trusted.
             self.strip(n)?;
         }
-        let new = Bucket { number: n, line, trust: parent.trust };
-        if let Err(error) = self.link_moved(new, parent) {
-            // What was linked there so far is in its parent too.
-            self.strip(n)?;
-            return Err(error);
+        let tags = self.tags(n).filter(|_| parent.is_trusted());
+        let new = Bucket { number: n, line, tags };
+        if let Some(tags) = tags {
+            tags.set(Looked::EMPTY);
         }
-        segment.note(n % LINES, parent.trust);
+        let moved = match self.link_moved(new, parent) {
+            Ok(moved) => moved,
+            Err(error) => {
+                // What was linked there so far is in its parent too.
+                self.strip(n)?;
+                return Err(error);
+            }
+        };
         self.body.head.set(at::SIZE, n + 1);
-        self.clear_moved(parent, n)
+        self.clear_moved(parent, n, moved)
     }
 
-    /// Links in bucket `new`, which is none yet, what belongs to it of its parent.
-    fn link_moved(&self, new: Bucket<'p>, parent: Bucket<'p>) -> Result<(), Error> {
-        let n = new.number;
-        for line in self.lines(parent) {
-            for word in line?.links() {
-                let link = Link::from_bits(word.get());
-                if !link.is_none() && bucket_of(self.entry(link, parent)?.hash(), n + 1) == n {
-                    self.free_word(new)?.set(link.bits());
-                }
-            }
+    /// Returns which links of a line of `parent` belong to bucket `n`, of n + 1: a bit for each place.
+    ///
+    /// Half of them do, and no processor foresees which: so there is no branch on it, and the entries are asked for together.
+    fn moved(&self, line: Line<'p>, parent: Bucket<'p>, n: u64) -> Result<u8, Error> {
+        let (mask, mut moved) = (mask_of(n + 1), 0);
+        for (place, word) in line.links().enumerate() {
+            let to = Link::from_bits(word.get());
+            let hash = if parent.is_trusted() {
+                let ptr = if to.is_none() { self.body.head.ptr() } else { self.body.pool.ptr(to) };
+                // SAFETY: an entry of this map, found to be one before, or its head, which has a second word, too.
+                unsafe { Entry::at(ptr) }.hash()
+            } else if to.is_none() {
+                continue;
+            } else {
+                self.entry(to, parent)?.hash()
+            };
+            // (No other hash of the parent has the highest bit of n.)
+            moved |= u8::from(u32_to_u64(hash) & mask == n && !to.is_none()) << place;
         }
-        Ok(())
+        Ok(moved)
     }
 
-    /// Clears in a parent what is linked in bucket `n` now.
-    fn clear_moved(&self, parent: Bucket<'p>, n: u64) -> Result<(), Error> {
+    /// Links in bucket `new`, which is none yet, what belongs to it of its parent. Returns which links of the parent's line do.
+    fn link_moved(&self, new: Bucket<'p>, parent: Bucket<'p>) -> Result<u8, Error> {
+        let mut first = None;
         for line in self.lines(parent) {
-            for word in line?.links() {
-                let link = Link::from_bits(word.get());
-                if !link.is_none() && bucket_of(self.entry(link, parent)?.hash(), n + 1) == n {
-                    word.set(0);
-                }
+            let line = line?;
+            let moved = self.moved(line, parent, new.number)?;
+            for word in line.those(moved) {
+                new.set(self.free_word(new)?, Link::from_bits(word.get()));
             }
+            first.get_or_insert(moved);
         }
-        if parent.line.next().get() == 0 { Ok(()) } else { self.close_up(parent) }
+        Ok(first.unwrap_or(0))
+    }
+
+    /// Clears in a parent what is linked in bucket `n` now; `moved` says which links of its line are.
+    fn clear_moved(&self, parent: Bucket<'p>, n: u64, moved: u8) -> Result<(), Error> {
+        parent.line.those(moved).for_each(|word| parent.set(word, Link::NONE));
+        if parent.line.next().get() == 0 {
+            return Ok(());
+        }
+        for line in self.lines(parent).skip(1) {
+            let line = line?;
+            let moved = self.moved(line, parent, n)?;
+            line.those(moved).for_each(|word| parent.set(word, Link::NONE));
+        }
+        self.close_up(parent)
     }
 
     /// Clears a bucket that is none yet, and frees its lines but the first.
     pub(crate) fn strip(&self, bucket: u64) -> Result<(), Error> {
         let Some(bucket) = self.unchecked(bucket)? else { return Ok(()) };
+        if let Some(tags) = self.tags(bucket.number) {
+            tags.set(Looked::NOTHING);
+        }
         for line in self.lines(bucket) {
             line?.links().filter(|word| word.get() != 0).for_each(|word| word.set(0));
         }
         self.drop_lines(bucket)
     }
 
-    /// Clears in a bucket what belongs to another, and what is there twice; then closes it up.
+    /// Clears in a bucket what belongs to another, and the second of what was being moved and is there twice; then closes it up.
+    /// Looks at each link once.
     pub(crate) fn tidy(&self, bucket: u64) -> Result<(), Error> {
         let n = self.count();
         let Some(bucket) = self.unchecked(bucket)? else { return Ok(()) };
+        let (moved, mut seen) = (Link::from_bits(self.body.head.get(at::MOVED)), false);
         for line in self.lines(bucket) {
             for word in line?.links() {
                 let link = Link::from_bits(word.get());
-                if !link.is_none()
-                    && (bucket_of(self.entry(link, bucket)?.hash(), n) != bucket.number
-                        || self.is_before(bucket, link, word)?)
+                if link.is_none() {
+                    continue;
+                }
+                let is_moved = link.same_object(moved);
+                if is_moved && seen
+                    || bucket_of(self.entry(link, bucket)?.hash(), n) != bucket.number
                 {
                     word.set(0);
                 }
+                seen |= is_moved;
             }
         }
         self.close_up(bucket)
@@ -138,34 +176,45 @@ impl<'p, M: Machine> Buckets<'p, M> {
 
     /// Moves links of a bucket to where words are free in lines before, and frees the lines that are empty then.
     fn close_up(&self, bucket: Bucket<'p>) -> Result<(), Error> {
+        let head = self.body.head;
+        // What is behind this one is looked at once: no word is free before it.
+        let mut free = self.words(bucket).peekable();
         for line in self.lines(bucket).skip(1) {
             for word in line?.links() {
                 let bits = word.get();
-                if bits != 0
-                    && let Some(free) = self.first_free(bucket, word)?
-                {
+                if bits == 0 {
+                    continue;
+                }
+                let in_use = |before: &Result<&Word, Error>| {
+                    before.is_ok_and(|before| before.get() != 0 && !core::ptr::eq(before, word))
+                };
+                while free.next_if(in_use).is_some() {}
+                let Some(before) = free.peek() else { continue };
+                let before = (*before)?;
+                // (Or it is this one.)
+                if before.get() == 0 {
                     // For a moment it is there twice.
-                    free.set(bits);
-                    word.set(0);
+                    head.set(at::MOVED, bits);
+                    bucket.set(before, Link::from_bits(bits));
+                    bucket.set(word, Link::NONE);
                 }
             }
+        }
+        if head.get(at::MOVED) != 0 {
+            head.set(at::MOVED, 0);
         }
         self.drop_lines(bucket)
     }
 
-    /// Returns the first word of a bucket that is free, before `this`.
-    fn first_free(&self, bucket: Bucket<'p>, this: &Word) -> Result<Option<&'p Word>, Error> {
-        for line in self.lines(bucket) {
-            for word in line?.links() {
-                if core::ptr::eq(word, this) {
-                    return Ok(None);
-                }
-                if word.get() == 0 {
-                    return Ok(Some(word));
-                }
-            }
-        }
-        Ok(None)
+    /// Returns the words of a bucket's links, the first first, until an error.
+    fn words(&self, bucket: Bucket<'p>) -> impl Iterator<Item = Result<&'p Word, Error>> {
+        self.lines(bucket).flat_map(|line| {
+            let (words, error) = match line {
+                Ok(line) => (Some(line.links().map(Ok)), None),
+                Err(error) => (None, Some(Err(error))),
+            };
+            words.into_iter().flatten().chain(error)
+        })
     }
 
     /// Frees the lines of a bucket that are empty, but the first.
@@ -179,7 +228,7 @@ impl<'p, M: Machine> Buckets<'p, M> {
 
     #[cold]
     fn drop_lines_slow(&self, bucket: Bucket<'p>) -> Result<(), Error> {
-        if !bucket.trust {
+        if !bucket.is_trusted() {
             // They end, and each is the map's.
             self.lines(bucket).try_for_each(|line| line.map(drop))?;
         }
@@ -189,14 +238,15 @@ impl<'p, M: Machine> Buckets<'p, M> {
             if link.is_none() {
                 return Ok(());
             }
-            let next = self.next_line(link, bucket.number, bucket.trust)?;
+            let next = self.next_line(link, bucket.number, bucket.is_trusted())?;
             if !next.is_empty() {
                 last = next;
                 continue;
             }
             self.body.head.set(at::OLD, link.bits());
             last.next().set(next.next().get());
-            self.body.free(link, bucket.trust)?;
+            self.note(bucket);
+            self.body.free(link)?;
             self.body.head.set(at::OLD, 0);
         }
     }

@@ -3,7 +3,7 @@
 //! ```text
 //!  word  0  kind and version     4  size: buckets, chunks      8  link of what is being linked      ┐ what is
 //!        1  layout               5  elements                   9  link of what is being unlinked    │ going
-//!        2  hash                 6  …                         10  elements after it                 ┘ on
+//!        2  hash                 6  link that is being moved   10  elements after it                 ┘ on
 //!        3  seed                 7  …
 //!       32 ─ 95   links to segments or chunks         96 ─ 159   links to pages of 1,018 more each
 //! ```
@@ -38,6 +38,7 @@ pub(crate) mod at {
     pub(crate) const SEED: usize = 3;
     pub(crate) const SIZE: usize = 4;
     pub(crate) const LEN: usize = 5;
+    pub(crate) const MOVED: usize = 6;
     pub(crate) const NEW: usize = 8;
     pub(crate) const OLD: usize = 9;
     pub(crate) const AFTER: usize = 10;
@@ -66,6 +67,12 @@ impl Head {
     /// A head is there as long as the value is used, which only its words' atomics touch.
     pub(crate) const unsafe fn at(ptr: NonNull<u8>) -> Self {
         Self(ptr.cast())
+    }
+
+    /// Returns where it is.
+    #[inline]
+    pub(crate) const fn ptr(self) -> NonNull<u8> {
+        self.0.cast()
     }
 
     #[inline]

@@ -91,6 +91,7 @@ mod hasher;
 mod head;
 #[cfg(test)]
 mod hostile_tests;
+mod index;
 mod line;
 mod link;
 mod log;

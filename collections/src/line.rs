@@ -1,16 +1,14 @@
 //! Segments of a map's buckets, and the lines that they consist of.
 //!
 //! ```text
-//!   segment   | owner, number | a bit for each line |   64 bytes
+//!   segment   | owner, number | not used |              64 bytes
 //!             | line | line | line | …              |   254 of 64 bytes
 //!   line      | link | link | link | link | link | link | link | next |
 //! ```
 
 use core::ptr::NonNull;
 
-use heirloom_kho::narrow::{u64_to_usize, usize_to_u64};
-use heirloom_kho::sync::AtomicU64;
-use heirloom_kho::sync::Ordering::{Acquire, Release};
+use heirloom_kho::narrow::{u32_to_usize, u64_to_usize, usize_to_u64};
 
 use crate::class::SEGMENT_BYTES;
 use crate::word::Word;
@@ -40,6 +38,29 @@ impl<'m> Line<'m> {
         self.0.iter().take(LINKS)
     }
 
+    /// Returns the words of those places of which a bit is set.
+    #[inline]
+    pub(crate) fn those(self, mut places: u8) -> impl Iterator<Item = &'m Word> {
+        core::iter::from_fn(move || {
+            let word = self.link(u32_to_usize(places.trailing_zeros()))?;
+            places &= places - 1;
+            Some(word)
+        })
+    }
+
+    /// Returns the word of a link.
+    #[inline]
+    pub(crate) fn link(self, place: usize) -> Option<&'m Word> {
+        self.0[..LINKS].get(place)
+    }
+
+    /// Returns the place of a link's word; `None` if it is of another line.
+    #[inline]
+    pub(crate) fn place_of(self, word: &Word) -> Option<usize> {
+        let bytes = core::ptr::from_ref(word).addr().wrapping_sub(self.0.as_ptr().addr());
+        Some(bytes / size_of::<Word>()).filter(|place| *place < LINKS)
+    }
+
     #[inline]
     pub(crate) const fn next(self) -> &'m Word {
         &self.0[LINKS]
@@ -52,14 +73,7 @@ impl<'m> Line<'m> {
 
 /// A segment of a map, in use.
 #[derive(Clone, Copy)]
-pub(crate) struct Segment<'m> {
-    /// The object's first line: its owner's words, then a bit for each bucket.
-    head: &'m [AtomicU64; 8],
-    lines: &'m [[Word; LINKS + 1]; u64_to_usize(LINES)],
-}
-
-/// Which word of a segment's first line has the first bits.
-const BITS: usize = 2;
+pub(crate) struct Segment<'m>(&'m [[Word; LINKS + 1]; u64_to_usize(LINES)]);
 
 impl<'m> Segment<'m> {
     /// Returns the segment at a pointer.
@@ -69,39 +83,11 @@ impl<'m> Segment<'m> {
     #[inline]
     pub(crate) const unsafe fn at(ptr: NonNull<u8>) -> Self {
         // SAFETY: the object has 64 bytes, then as many lines, aligned to 64 bytes.
-        unsafe { Self { head: ptr.cast().as_ref(), lines: ptr.add(64).cast().as_ref() } }
+        Self(unsafe { ptr.add(64).cast().as_ref() })
     }
 
     #[inline]
     pub(crate) fn line(self, index: u64) -> Option<Line<'m>> {
-        self.lines.get(u64_to_usize(index)).map(Line)
-    }
-
-    /// Returns whether the links of a line were looked at in this kernel, all of them.
-    #[inline]
-    pub(crate) fn is_checked(self, index: u64) -> bool {
-        // Acquire pairs with the Release in `note`.
-        let word = self.head.get(BITS + u64_to_usize(index / 64));
-        word.is_some_and(|word| word.load(Acquire) >> (index % 64) & 1 == 1)
-    }
-
-    /// Notes whether they were.
-    pub(crate) fn note(self, index: u64, checked: bool) {
-        if let Some(word) = self.head.get(BITS + u64_to_usize(index / 64)) {
-            let bit = 1 << (index % 64);
-            // Release pairs with the Acquire in `is_checked`.
-            if checked {
-                word.fetch_or(bit, Release)
-            } else {
-                word.fetch_and(!bit, Release)
-            };
-        }
-    }
-
-    /// Notes for all lines whether they were.
-    pub(crate) fn note_all(self, checked: bool) {
-        for word in self.head.iter().skip(BITS).take(u64_to_usize(LINES.div_ceil(64))) {
-            word.store(if checked { u64::MAX } else { 0 }, Release);
-        }
+        self.0.get(u64_to_usize(index)).map(Line)
     }
 }

@@ -18,6 +18,8 @@ const ADDR_BITS: u32 = 48;
 const CLASS_BITS: u32 = 7;
 const ADDR_MASK: u64 = (1 << ADDR_BITS) - 1;
 const TAG_SHIFT: u32 = ADDR_BITS + CLASS_BITS;
+/// Bits of a tag: the high ones of a hash.
+pub(crate) const TAG_BITS: u32 = u64::BITS - TAG_SHIFT;
 
 /// Where an object is, and which cache it is of. Any number can be looked at as one.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -58,6 +60,12 @@ impl Link {
     #[inline]
     pub(crate) const fn tagged(self, hash: u64) -> Self {
         Self(self.0 & ((1 << TAG_SHIFT) - 1) | hash >> TAG_SHIFT << TAG_SHIFT)
+    }
+
+    /// Returns the tag.
+    #[inline]
+    pub(crate) const fn tag(self) -> u64 {
+        self.0 >> TAG_SHIFT
     }
 
     /// Returns whether it has the tag of a hash.

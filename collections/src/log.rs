@@ -336,7 +336,7 @@ impl<'p, M: Machine> Log<'p, M> {
         body.head.set(at::OLD, old.bits());
         body.head.set(LAST, 0);
         body.head.set(FIRST, 0);
-        body.free(old, false)?;
+        body.free(old)?;
         // SAFETY: this value's, which ends, and nothing leads from it to anything.
         unsafe { body.pool.free_head(body.addr) };
         Ok(())
@@ -358,7 +358,7 @@ impl<'p, M: Machine> Log<'p, M> {
             head.set(at::OLD, old.bits());
             head.set(FIRST, next.bits());
             self.first = following;
-            self.body.free(old, false)?;
+            self.body.free(old)?;
             head.set(at::OLD, 0);
         }
         Ok(())

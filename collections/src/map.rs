@@ -8,7 +8,9 @@ use heirloom_kho::Handle;
 use heirloom_kho::narrow::low_u32;
 
 use crate::body::Body;
-use crate::buckets::{Bucket, Buckets, Found, MAX_BUCKETS, MIN_BUCKETS, bucket_of, parent_of};
+use crate::buckets::{
+    Bucket, Buckets, Found, MAX_BUCKETS, MIN_BUCKETS, bucket_by, mask_of, parent_of,
+};
 use crate::entry::{Entry, NewEntry};
 use crate::error::{Error, Field};
 use crate::hasher::{Hash, Xxh3};
@@ -16,10 +18,9 @@ use crate::head::at;
 use crate::link::Link;
 use crate::object::kind;
 use crate::pool::Pool;
-use crate::word::Word;
 
 /// What a map's head begins with: kind and version.
-const KIND: u64 = u64::from_le_bytes(*b"hl-map\0\x01");
+const KIND: u64 = u64::from_le_bytes(*b"hl-map\0\x02");
 /// Entries for each bucket, above which a bucket is added.
 const LOAD: u64 = 5;
 
@@ -50,6 +51,9 @@ const LOAD: u64 = 5;
 /// ```
 pub struct Map<'p, M: Machine, H: Hash = Xxh3> {
     pub(crate) buckets: Buckets<'p, M>,
+    /// How many buckets there are, and their [mask](mask_of).
+    count: u64,
+    mask: u64,
     seed: u64,
     hash: PhantomData<fn() -> H>,
 }
@@ -75,7 +79,8 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
         let words =
             [(at::KIND, KIND), (at::HASH, H::NAME), (at::SEED, seed), (at::SIZE, MIN_BUCKETS)];
         let body = Body::create(pool, &words)?;
-        Ok(Self { buckets: Buckets { body }, seed, hash: PhantomData })
+        let (count, mask) = (MIN_BUCKETS, mask_of(MIN_BUCKETS));
+        Ok(Self { buckets: Buckets { body }, count, mask, seed, hash: PhantomData })
     }
 
     /// Opens the map of a handle that the predecessor left, and undoes what an operation had begun that did not happen: what it
@@ -89,7 +94,9 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
         let words = [(at::KIND, Field::Kind, KIND), (at::HASH, Field::Hash, H::NAME)];
         let body = Body::open(pool, handle, &words)?;
         let seed = body.head.get(at::SEED);
-        let map = Self { buckets: Buckets { body }, seed, hash: PhantomData };
+        let buckets = Buckets { body };
+        let count = buckets.count().min(MAX_BUCKETS);
+        let map = Self { buckets, count, mask: mask_of(count), seed, hash: PhantomData };
         body.expect(Field::Size, MIN_BUCKETS..=MAX_BUCKETS, body.head.get(at::SIZE))?;
         map.recover()?;
         Ok(map)
@@ -141,11 +148,13 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
     /// of a size in this kernel; or where nothing can be waited for.
     #[inline]
     pub fn get(&self, key: &[u8]) -> Result<Option<Entry<'_>>, Error> {
-        if self.is_empty() {
-            return Ok(None);
-        }
         let hash = H::hash(self.seed, key);
-        Ok(self.find(self.bucket(hash)?, hash, key)?.map(|found| found.entry))
+        let number = self.bucket_of(hash);
+        match self.buckets.known(number) {
+            Some(known) => Ok(self.buckets.find(known, hash, key).map(|found| found.entry)),
+            None if self.is_empty() => Ok(None),
+            None => Ok(self.find_first(number, hash, key)?.map(|found| found.entry)),
+        }
     }
 
     /// Returns whether there is an entry of this key.
@@ -156,17 +165,24 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
         Ok(self.get(key)?.is_some())
     }
 
-    /// Returns the bucket of a hash.
-    #[inline]
-    fn bucket(&self, hash: u64) -> Result<Bucket<'p>, Error> {
-        self.buckets.bucket(bucket_of(low_u32(hash), self.buckets.count()))
+    /// Notes how many buckets there are.
+    fn recount(&mut self) {
+        self.count = self.buckets.count();
+        self.mask = mask_of(self.count);
     }
 
-    /// Returns the entry of a key, and the word that links it.
+    /// Returns which bucket a hash belongs to.
     #[inline]
-    fn find(&self, bucket: Bucket<'p>, hash: u64, key: &[u8]) -> Result<Option<Found<'p>>, Error> {
-        let is = |entry: Entry<'_>| entry.hash() == low_u32(hash) && entry.key() == key;
-        self.buckets.find(bucket, hash, is)
+    fn bucket_of(&self, hash: u64) -> u64 {
+        bucket_by(low_u32(hash), self.count, self.mask)
+    }
+
+    /// Returns the entry of a key, in a bucket that was not looked at in this kernel, or cannot be noted.
+    #[cold]
+    #[inline(never)]
+    fn find_first(&self, number: u64, hash: u64, key: &[u8]) -> Result<Option<Found<'p>>, Error> {
+        let bucket = self.buckets.bucket_slow(number)?;
+        self.buckets.find_slow(bucket, hash, key)
     }
 
     /// Inserts an entry, or replaces the one of this key. Returns whether there was one.
@@ -190,8 +206,7 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
         if self.is_empty() {
             buckets.make_room(0)?;
         }
-        let bucket = self.bucket(hash)?;
-        let there = self.find(bucket, hash, key)?;
+        let (bucket, there) = self.find(hash, key)?;
         let (word, len) = match &there {
             Some(old) => (old.word, self.len()),
             None => (buckets.free_word(bucket)?, self.len().wrapping_add(1)),
@@ -201,20 +216,22 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
         let link = unsafe { buckets.body.alloc(class, |object| new.write(object)) }?;
         let Some(old) = there else {
             // Here it happens.
-            word.set(link.tagged(hash).bits());
+            bucket.set(word, link.tagged(hash));
             head.set(at::LEN, len);
             head.set(at::NEW, 0);
-            if len > buckets.count() * LOAD {
+            if len > self.count * LOAD {
                 // Without memory for one more, buckets grow longer.
                 let _ = buckets.split();
+                self.recount();
             }
             return Ok(false);
         };
         head.set(at::OLD, old.link.bits());
         // Here it happens.
-        word.set(link.tagged(hash).bits());
+        bucket.set(word, link.tagged(hash));
         head.set(at::NEW, 0);
-        buckets.body.free(old.link, bucket.trust)?;
+        // SAFETY: found in the map just now, and unlinked.
+        unsafe { buckets.body.free_found(old.link, old.entry.object()) }?;
         head.set(at::OLD, 0);
         Ok(true)
     }
@@ -228,23 +245,38 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
             return Ok(false);
         }
         let hash = H::hash(self.seed, key);
-        let bucket = self.bucket(hash)?;
-        let Some(found) = self.find(bucket, hash, key)? else { return Ok(false) };
-        self.unlink(found.word, found.link, bucket.trust)?;
-        self.buckets.drop_lines(bucket)?;
+        let (bucket, Some(found)) = self.find(hash, key)? else { return Ok(false) };
+        self.unlink(bucket, &found)?;
+        if bucket.line.place_of(found.word).is_none() {
+            // It has happened: lines that cannot be freed now are later.
+            let _ = self.buckets.drop_lines(bucket);
+        }
         Ok(true)
     }
 
-    /// Removes the entry that a word links.
-    fn unlink(&self, word: &Word, link: Link, trust: bool) -> Result<(), Error> {
+    /// Returns the bucket of a hash, and the entry of a key in it.
+    #[inline]
+    fn find(&self, hash: u64, key: &[u8]) -> Result<(Bucket<'p>, Option<Found<'p>>), Error> {
+        let (buckets, number) = (self.buckets, self.bucket_of(hash));
+        if let Some(known) = buckets.known(number) {
+            return Ok((known.0, buckets.find(known, hash, key)));
+        }
+        let bucket = buckets.bucket_slow(number)?;
+        Ok((bucket, buckets.find_slow(bucket, hash, key)?))
+    }
+
+    /// Removes an entry of a bucket.
+    #[inline]
+    fn unlink(&self, bucket: Bucket<'p>, found: &Found<'p>) -> Result<(), Error> {
         let head = self.buckets.body.head;
         let len = self.len().wrapping_sub(1);
         head.set(at::AFTER, len);
-        head.set(at::OLD, link.bits());
+        head.set(at::OLD, found.link.bits());
         // Here it happens.
-        word.set(0);
+        bucket.set(found.word, Link::NONE);
         head.set(at::LEN, len);
-        self.buckets.body.free(link, trust)?;
+        // SAFETY: found in the map just now, and unlinked.
+        unsafe { self.buckets.body.free_found(found.link, found.entry.object()) }?;
         head.set(at::OLD, 0);
         Ok(())
     }
@@ -323,8 +355,12 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
             for line in buckets.lines(bucket) {
                 for word in line?.links() {
                     let link = Link::from_bits(word.get());
-                    if !link.is_none() && !keep(buckets.entry(link, bucket)?) {
-                        self.unlink(word, link, bucket.trust)?;
+                    if link.is_none() {
+                        continue;
+                    }
+                    let entry = buckets.entry(link, bucket)?;
+                    if !keep(entry) {
+                        self.unlink(bucket, &Found { word, link, entry })?;
                     }
                 }
             }
@@ -338,14 +374,17 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
     /// As for [`Map::retain`].
     pub fn clear(&mut self) -> Result<(), Error> {
         self.retain(|_| false)?;
-        let buckets = &self.buckets;
+        let buckets = self.buckets;
         for bucket in 0..buckets.count() {
             if let Some(bucket) = buckets.unchecked(bucket)? {
                 buckets.drop_lines(bucket)?;
             }
         }
+        // SAFETY: no bucket is used from here on.
+        unsafe { buckets.forget() };
         // All lines hold zeroes by now, as those beyond the last bucket do.
         buckets.body.head.set(at::SIZE, MIN_BUCKETS);
+        self.recount();
         buckets.body.trim(0, kind::SEGMENT)
     }
 
@@ -364,8 +403,11 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
 
 impl<M: Machine, H: Hash> Drop for Map<'_, M, H> {
     fn drop(&mut self) {
-        // SAFETY: the value's own, which ends.
-        unsafe { self.buckets.body.close() };
+        // SAFETY: the value's own, which ends, and all buckets with it.
+        unsafe {
+            self.buckets.forget();
+            self.buckets.body.close();
+        }
     }
 }
 

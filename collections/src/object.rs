@@ -69,28 +69,27 @@ impl Object {
     }
 
     #[inline]
-    fn first(self) -> [u64; 2] {
+    fn words<'m>(self) -> &'m [Word; 2] {
         // SAFETY: each object has two words at least, aligned to 16 bytes, which only atomics touch.
-        let words = unsafe { self.0.cast::<[Word; 2]>().as_ref() };
-        [words[0].get(), words[1].get()]
+        unsafe { self.0.cast().as_ref() }
     }
 
     #[inline]
     pub(crate) fn owner(self) -> Owner {
-        Owner(self.first()[0] >> 16)
+        Owner(self.words()[0].get() >> 16)
     }
 
     /// Returns what it is: the length of a key, or one of [`kind`].
     #[inline]
     pub(crate) fn kind(self) -> u16 {
-        let [low, high, ..] = self.first()[0].to_le_bytes();
+        let [low, high, ..] = self.words()[0].get().to_le_bytes();
         u16::from_le_bytes([low, high])
     }
 
     /// Returns the second word.
     #[inline]
     pub(crate) fn more(self) -> u64 {
-        self.first()[1]
+        self.words()[1].get()
     }
 
     /// Writes the first two words of an object that is not in use yet.

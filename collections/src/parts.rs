@@ -1,7 +1,8 @@
 //! What this kernel knows of a container's parts: where those are that it has looked at.
 //!
 //! ```text
-//!   root ── 128 pointers ──> pages of 512 pointers ──> parts, once each was found to be the container's
+//!   root ── 128 pointers ──> pages of 512 pointers ──> parts, once each was found to be the container's;
+//!                                                      a map: an index of each
 //! ```
 //!
 //! A predecessor's links are checked when they are first used, so that opening a container costs the same whatever it holds, and
@@ -81,6 +82,41 @@ impl Parts {
         let Some(page) = page else { return };
         // SAFETY: as in `get`. Release pairs with the Acquire there.
         unsafe { &page.as_ref()[index % PAGE] }.store(part, Release);
+    }
+
+    /// Notes a part, unless one is noted. Returns the one that is noted then; `None` without memory to do so.
+    pub(crate) fn add<M: Machine>(
+        self,
+        slabs: &Slabs<M>,
+        index: usize,
+        part: NonNull<u8>,
+    ) -> Option<NonNull<u8>> {
+        // SAFETY: as in `get`.
+        let slot = unsafe { self.0.as_ref() }.get(index / PAGE)?;
+        let page = NonNull::new(slot.load(Acquire)).or_else(|| Self::page(slabs, slot))?;
+        // SAFETY: as in `get`.
+        let slot = unsafe { &page.as_ref()[index % PAGE] };
+        // Release pairs with the Acquire in `get`.
+        match slot.compare_exchange(null_mut(), part.as_ptr(), AcqRel, Acquire) {
+            Ok(_) => Some(part),
+            Err(other) => NonNull::new(other),
+        }
+    }
+
+    /// Calls `each` with every part that is noted, and notes it no longer.
+    pub(crate) fn drain(self, mut each: impl FnMut(NonNull<u8>)) {
+        // SAFETY: as in `get`.
+        for page in unsafe { self.0.as_ref() } {
+            let Some(page) = NonNull::new(page.load(Acquire)) else { continue };
+            // SAFETY: as in `get`.
+            for slot in unsafe { page.as_ref() } {
+                if let Some(part) = NonNull::new(slot.load(Acquire)) {
+                    // Release pairs with the Acquire in `get`.
+                    slot.store(null_mut(), Release);
+                    each(part);
+                }
+            }
+        }
     }
 
     /// Adds a page, or returns the one that another thread added meanwhile.

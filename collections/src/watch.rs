@@ -2,6 +2,20 @@
 
 use std::cell::Cell;
 
+std::thread_local! {
+    static LINES: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Notes that a line of a bucket is looked at.
+pub(crate) fn line() {
+    LINES.set(LINES.get() + 1);
+}
+
+/// Returns how many lines of buckets this thread has looked at.
+pub(crate) fn lines() -> u64 {
+    LINES.get()
+}
+
 /// A closure, and how it is called.
 type Watcher = (*const (), unsafe fn(*const ()));
 

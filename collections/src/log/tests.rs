@@ -86,6 +86,39 @@ fn a_log_is_what_a_queue_of_std_is() {
     assert!(slabs.caches().all(|cache| cache.preserved().count() == 0));
 }
 
+#[test]
+fn the_numbers_of_a_log_go_on_through_every_successor() {
+    const FRAMES: u64 = 256;
+    let mut slabs = boot(FRAMES);
+    let handle = {
+        let pool = Pool::open(&slabs).unwrap();
+        Log::create(&pool).unwrap().handle()
+    };
+    // Each kernel does something else: it appends, or removes all, or leaves it as it is.
+    let (mut model, mut next) = (Model::new(), 0);
+    for (kernel, what) in [5, 0, 3, 12, 0, 0, 7, 3, 1, 12].into_iter().enumerate() {
+        slabs = stop(&slabs, FRAMES).revive();
+        let pool = Pool::open(&slabs).unwrap();
+        let mut log = Log::open(&pool, handle).unwrap();
+        assert_eq!(contents(&log), model, "kernel {kernel}");
+        assert_eq!(log.range().end, next, "kernel {kernel}");
+        for _ in 0..what {
+            let record = vec![kernel as u8; 4000];
+            assert_eq!(log.append(&record).unwrap(), next);
+            model.push_back((next, record));
+            next += 1;
+        }
+        if what % 3 == 0 {
+            while log.pop_front().unwrap() {
+                model.pop_front();
+            }
+            model.clear();
+        }
+        assert_eq!(log.range(), next - model.len() as u64..next);
+    }
+    assert_eq!(next, 43);
+}
+
 fn look(slabs: &Slabs<Ram>, handle: Handle, before: &Model, after: &Model, next: u64) -> bool {
     let pool = Pool::open(slabs).unwrap();
     let mut log = Log::open(&pool, handle).unwrap();

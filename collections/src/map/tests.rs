@@ -1,4 +1,4 @@
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::string::ToString;
 use std::vec;
@@ -192,4 +192,60 @@ fn an_operation_is_there_or_not_at_each_store() {
 fn a_bucket_is_added_or_not_at_each_store() {
     // Around each of these an insertion adds a bucket.
     each_store(40, 200, 90);
+}
+
+/// How many entries there are when the next one adds a bucket that needs the first page of the directory.
+const DIRECT_ENTRIES: u64 = 64 * 254 * LOAD;
+
+#[test]
+#[cfg_attr(miri, ignore = "tens of thousands of entries")]
+fn a_page_of_the_directory_is_added_or_not_at_each_store() {
+    const FRAMES: u64 = 2560;
+    let slabs = boot(FRAMES);
+    let pool = Pool::open(&slabs).unwrap();
+    let mut map = Map::<_>::create(&pool, 7).unwrap();
+    let key = |n: u64| n.to_le_bytes();
+    // No call takes long: so many stores, and lines that are looked at.
+    let (stores, mut most) = (Cell::new(0_u64), [0; 2]);
+    for n in 0..DIRECT_ENTRIES {
+        let lines = watch::lines();
+        stores.set(0);
+        watch::during(&|| stores.set(stores.get() + 1), || {
+            assert!(!map.insert(&key(n), b"").unwrap());
+        });
+        most = [most[0].max(stores.get()), most[1].max(watch::lines() - lines)];
+    }
+    std::println!("{most:?} stores, lines at most");
+    assert!(most[0] < 150 && most[1] < 150);
+    let handle = map.handle();
+    assert_eq!(map.buckets.count(), 64 * 254);
+    let (stops, happened) = (Cell::new(0), Cell::new(false));
+    let look = |after: bool| {
+        let next = stop(&slabs, FRAMES).revive();
+        let pool = Pool::open(&next).unwrap();
+        let lines = watch::lines();
+        let map = Map::<_>::open(&pool, handle).unwrap();
+        // Opened by a few looks, however many entries there are.
+        assert!(watch::lines() - lines < 60, "{}", watch::lines() - lines);
+        let now = map.contains(&key(DIRECT_ENTRIES)).unwrap();
+        assert!(now || !after, "it stays happened");
+        assert_eq!(map.len(), DIRECT_ENTRIES + u64::from(now));
+        for n in (0..DIRECT_ENTRIES).step_by(97) {
+            assert!(map.contains(&key(n)).unwrap());
+        }
+        if stops.get() % 4 == 0 || after != now {
+            assert_eq!(in_use(&next), reachable(&map), "nothing is lost");
+        }
+        now
+    };
+    watch::during(
+        &|| {
+            happened.set(look(happened.get()));
+            stops.set(stops.get() + 1);
+        },
+        || assert!(!map.insert(&key(DIRECT_ENTRIES), b"").unwrap()),
+    );
+    assert_eq!(map.buckets.count(), 64 * 254 + 1);
+    assert!(map.buckets.body.page_word(0).unwrap().get() != 0);
+    assert!(look(true) && stops.get() > 15, "{} stops", stops.get());
 }

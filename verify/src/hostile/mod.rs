@@ -5,6 +5,7 @@
 //! for. A target ends, or panics with the promise that was broken.
 
 mod boot;
+mod containers;
 #[cfg(feature = "image")]
 mod dumps;
 #[cfg(feature = "image")]
@@ -14,6 +15,7 @@ use std::cell::RefCell;
 
 use arbitrary::{Arbitrary, Unstructured};
 pub use boot::boot;
+pub use containers::containers;
 use heirloom::kho::{Handle, PhysAddr};
 use heirloom::restore::SealPolicy;
 #[cfg(feature = "image")]
@@ -42,6 +44,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "scratch", run: scratch },
     Target { name: "linux", run: linux },
     Target { name: "boot", run: boot },
+    Target { name: "containers", run: containers },
     #[cfg(feature = "image")]
     Target { name: "image", run: image },
     #[cfg(feature = "image")]
