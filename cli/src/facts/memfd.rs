@@ -178,7 +178,7 @@ fn sha256(memfd: &linux::Memfd, left: &Left<'_, Image>, want: &Want<'_>) -> Opti
 }
 
 /// `bytes` as two digits each.
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |digits, byte| format!("{digits}{byte:02x}"))
 }
 

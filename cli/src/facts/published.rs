@@ -6,7 +6,7 @@ use heirloom_kho::PhysAddr;
 use sha2::{Digest, Sha256};
 
 use super::basic::Hex;
-use super::memfd::each_piece;
+use super::memfd::{each_piece, hex};
 use super::want::Want;
 use crate::heap::{self, Container, Entry, Heap, Kind};
 
@@ -148,5 +148,5 @@ fn hash(want: &Want<'_>, addr: PhysAddr, bytes: u64) -> Option<String> {
     want.read(bytes, 0).ok()?;
     let mut hash = Sha256::new();
     each_piece(want.image, addr, bytes, |piece| hash.update(piece))?;
-    Some(format!("{:x}", hash.finalize()))
+    Some(hex(&hash.finalize()))
 }
