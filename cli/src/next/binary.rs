@@ -379,8 +379,8 @@ mod tests {
         let data = b"\0kho-v4\0luo-v5: not this\0\xff\xff\xff\x81memfd-v2\0\0vmalloc-v1 \0guest_memfd_luo_v1\0V-v1\0\
                      no luo-v4\0";
         let found = read(image(data)).unwrap().unwrap();
-        assert_eq!(Vec::from_iter(found.texts), ["guest_memfd_luo_v1", "kho-v4", "memfd-v2"]);
-        assert_eq!(Vec::from_iter(found.tails), ["luo-v4"]);
+        assert!(found.texts.iter().eq(["guest_memfd_luo_v1", "kho-v4", "memfd-v2"]), "{found:?}");
+        assert!(found.tails.iter().eq(["luo-v4"]), "{found:?}");
     }
 
     #[test]

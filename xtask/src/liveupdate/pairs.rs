@@ -111,8 +111,8 @@ pub(super) fn run(
     // What a machine's time is not to be spent on.
     let mut build = Command::new(env!("CARGO"));
     build.current_dir(root).args(["build", "--quiet", "--release", "-p", "heirloom-cli"]);
-    let built = build.status()?;
-    ensure!(built.success(), "building heirloom ended with {built}");
+    let done = build.status()?;
+    ensure!(done.success(), "building heirloom ended with {done}");
     let mut inside = Initramfs::new();
     inside.directory("dev");
     inside.console("dev/console");
