@@ -27,7 +27,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
 pub use error::JumpError;
-pub use heirloom_restore::Entry;
+use heirloom_restore::Entry;
 use letter::Letter;
 pub(crate) use names::LISTEN;
 use names::PASSED;
@@ -44,7 +44,8 @@ use crate::arena::{Arena, ArenaError, process, sealed_bytes};
 /// ```no_run
 /// use std::process::Command;
 /// use heirloom::arena::Arena;
-/// use heirloom::jump::{Entry, Jump};
+/// use heirloom::Entry;
+/// use heirloom::jump::Jump;
 ///
 /// fn hand_over(arena: &Arena, entry: Entry) -> Result<(), Box<dyn std::error::Error>> {
 ///     let successor = Command::new("/usr/bin/successor");
@@ -83,7 +84,8 @@ impl Jump {
     /// use std::net::TcpListener;
     /// use std::os::fd::AsFd;
     /// use heirloom::arena::Arena;
-    /// use heirloom::jump::{Entry, Inherited, Jump};
+    /// use heirloom::Entry;
+    /// use heirloom::jump::{Inherited, Jump};
     ///
     /// fn hand_over(arena: &Arena, entry: Entry, listener: &TcpListener) -> std::io::Error {
     ///     let jump = Jump::new(arena, entry).map_err(std::io::Error::other);

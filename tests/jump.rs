@@ -6,9 +6,10 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 
+use heirloom::Entry;
 use heirloom::arena::{Arena, RangeSpec};
 use heirloom::folio::{DirectMap, NodeId};
-use heirloom::jump::{Entry, Inherited, Jump, JumpError, VARIABLE};
+use heirloom::jump::{Inherited, Jump, JumpError, VARIABLE};
 use heirloom::kho::{PAGE_SIZE, PhysAddr};
 
 const START: u64 = 0x3_0000_0000;

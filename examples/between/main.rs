@@ -12,6 +12,9 @@
 #[expect(dead_code, reason = "the kernel makes smaller things of numbers too")]
 mod pattern;
 #[cfg(target_os = "linux")]
+#[path = "../liveupdate/process.rs"]
+mod process;
+#[cfg(target_os = "linux")]
 mod run;
 
 #[cfg(target_os = "linux")]

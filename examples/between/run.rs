@@ -11,9 +11,9 @@ use std::process::ExitCode;
 use heirloom::liveupdate::{LiveUpdate, NextKernel, Session, SessionName, Token};
 use rustix::fs::MemfdFlags;
 use rustix::mount::MountFlags;
-use rustix::system::RebootCommand;
 
 use crate::pattern::{FILE, FILES, fill_file, first_file, is_file, is_hole, length};
+use crate::process;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -28,17 +28,7 @@ const ARCHIVE: &str = "/sys/firmware/initrd";
 const PAGE: usize = 4096;
 
 pub(crate) fn main() -> ExitCode {
-    if std::process::id() != 1 {
-        eprintln!("between: started as the first process of a kernel: cargo xtask kernel --linux");
-        return ExitCode::FAILURE;
-    }
-    if let Err(error) = live() {
-        println!("between: failed: {error}");
-    }
-    // The first process must not end.
-    let refused = rustix::system::reboot(RebootCommand::PowerOff);
-    println!("between: no power off: {refused:?}");
-    ExitCode::FAILURE
+    process::first("between", "cargo xtask kernel --linux", live)
 }
 
 /// Which kernel this is, of which chain.

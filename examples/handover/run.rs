@@ -5,12 +5,12 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use clap::Parser;
-use heirloom::Heirloom;
 use heirloom::arena::Arena;
 use heirloom::folio::NodeId;
-use heirloom::jump::{Entry, Inherited, Jump};
+use heirloom::jump::{Inherited, Jump};
 use heirloom::kho::Run;
 use heirloom::restore::SealPolicy;
+use heirloom::{Entry, Heirloom};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::keeper::{Keeper, Totals};

@@ -29,6 +29,8 @@ mod keeper;
 #[path = "../handover/memory.rs"]
 mod memory;
 #[cfg(target_os = "linux")]
+mod process;
+#[cfg(target_os = "linux")]
 #[path = "../handover/report.rs"]
 mod report;
 #[cfg(target_os = "linux")]

@@ -12,12 +12,11 @@ use heirloom::kho::Run;
 use heirloom::liveupdate::{LiveUpdate, NextKernel, Retrieved, SessionName, Token};
 use heirloom::restore::SealPolicy;
 use rustix::mount::MountFlags;
-use rustix::system::RebootCommand;
 
 use crate::keeper::{Keeper, Totals};
 use crate::report::Report;
 use crate::steps::Steps;
-use crate::{files, memory};
+use crate::{files, memory, process};
 
 pub(crate) type Failure = Box<dyn std::error::Error>;
 
@@ -41,17 +40,7 @@ const FIRST: &str = concat!("heirloom liveupdate ", env!("CARGO_PKG_VERSION"), "
 const SECOND: &str = concat!("heirloom liveupdate ", env!("CARGO_PKG_VERSION"), ", second life");
 
 pub(crate) fn main() -> ExitCode {
-    if std::process::id() != 1 {
-        eprintln!("liveupdate: started as the first process of a kernel: cargo xtask liveupdate");
-        return ExitCode::FAILURE;
-    }
-    if let Err(error) = live() {
-        println!("liveupdate: failed: {error}");
-    }
-    // The first process must not end.
-    let refused = rustix::system::reboot(RebootCommand::PowerOff);
-    println!("liveupdate: no power off: {refused:?}");
-    ExitCode::FAILURE
+    process::first("liveupdate", "cargo xtask liveupdate", live)
 }
 
 fn live() -> Result<(), Failure> {

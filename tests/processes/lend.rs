@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU32};
 
-use heirloom::jump::{Entry, Jump};
+use heirloom::Entry;
+use heirloom::jump::Jump;
 use heirloom::kho::{PAGE_SIZE, PhysAddr};
 
 use crate::{arena, output_of, part, plays};

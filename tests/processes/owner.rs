@@ -3,8 +3,9 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
+use heirloom::Entry;
 use heirloom::arena::{Arena, ArenaError};
-use heirloom::jump::{Entry, Inherited, Jump};
+use heirloom::jump::{Inherited, Jump};
 use heirloom::kho::{PAGE_SIZE, PhysAddr};
 
 use crate::{arena, lend, lent, output_of, part, plays};

@@ -58,7 +58,7 @@ pub trait Watcher {
         orders: Orders,
     ) -> Option<Result<u64, u64>>;
 
-    /// The same for a pointer. Unless it is watched too, it is done in memory.
+    /// Does what [`Watcher::word`] does, for a pointer. Unless it is watched too, it is done in memory.
     fn pointer(
         &self,
         _at: *const (),

@@ -37,7 +37,7 @@ pub trait Ledger {
     /// What was taken before an error stays taken.
     fn take(&mut self, block: Block) -> Result<(), TreeFault>;
 
-    /// The same for the page of a node, where a ledger wants to tell nodes from preserved blocks.
+    /// Takes, as [`Ledger::take`] does, the page of a node: for a ledger that tells nodes from preserved blocks.
     ///
     /// # Errors
     /// As for [`Ledger::take`], which is what it does unless a ledger says otherwise.
