@@ -147,6 +147,11 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (HEIRLOOM, "service/store", "a service manager's descriptors taken, once"),
     (HEIRLOOM, "arena/process", "what a forked child sees; descriptors opened and closed"),
     (HEIRLOOM, "arena/process/ownership", "descriptors of locks on files, opened and closed"),
+    (
+        HEIRLOOM,
+        "arena/unmapper",
+        "a process that shares the address space, started on a stack of its own",
+    ),
     (HEIRLOOM, "jump", "a descriptor taken from the environment; a system call after a fork"),
     (CAPI, "argument", "pointers from C, as their caller promises"),
     (CAPI, "arena", "arenas and kernels' objects that C has the pointers to"),
