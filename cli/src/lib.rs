@@ -18,6 +18,7 @@
 //! map/        the picture
 //! extract, diff, manual
 //! hold/       a service's memory and sockets, kept while it is started anew
+//! status      a service's arena, used or at rest: shown, and cleared
 //! live        what runs now: this machine's kernel, the arena of a process
 //! sink        a file that is written whole or not at all
 //! ```
@@ -47,6 +48,7 @@ mod said;
 mod sessions;
 mod sink;
 mod sized;
+mod status;
 mod survey;
 mod text;
 
@@ -54,7 +56,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
-use arguments::{Arguments, Check, Command, Diff, Extract, Inspect, Man, Place};
+use arguments::{Arguments, Check, Command, Diff, Extract, Inspect, Man, Place, Status};
 use clap::Parser;
 use diff::Difference;
 use facts::{Compared, Facts, Layouts, Verdict, Want};
@@ -85,6 +87,8 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Check(check) => return run_check(&check).map(ExitCode::from),
         Command::Inspect(inspect) => run_inspect(&inspect),
         Command::Hold(hold) => return hold::run(&hold),
+        Command::Status(status) => run_status(&status),
+        Command::Clear(clear) => status::clear(&clear),
         Command::Extract(extract) => run_extract(&extract),
         Command::Diff(diff) => run_diff(&diff),
         Command::Completions(completions) => output::bytes(&manual::completions(completions.shell)),
@@ -242,6 +246,15 @@ fn tables(before: &Path, now: &Path) -> Result<Option<[Layouts; 2]>> {
         (Some(_), None) => bail!("{} is a table, and {} is none", before.display(), now.display()),
         (None, Some(_)) => bail!("{} is a table, and {} is none", now.display(), before.display()),
     }
+}
+
+fn run_status(status: &Status) -> Result<bool> {
+    status::run(status, |place| {
+        open(place, |handovers, roots| {
+            let want = Want::new(&handovers.outer, false, false);
+            Facts::of(handovers, roots, &place.image, &want)
+        })
+    })
 }
 
 fn run_extract(extract: &Extract) -> Result<bool> {
