@@ -30,6 +30,7 @@ mod mapping;
 mod pages;
 pub(crate) mod process;
 mod range;
+mod unmapper;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -347,6 +348,45 @@ impl Arena {
     /// is not whole.
     pub fn entry(&self) -> Result<Option<Entry>, ArenaError> {
         entry::read(self.as_fd())
+    }
+
+    /// Returns the process that has the arena in this file. `None`: none has, or none that can be seen from here, as it
+    /// is in another pid namespace. Takes nothing: an owner that starts meanwhile is not refused.
+    ///
+    /// # Errors
+    /// [`ArenaError::Os`]: the file cannot be looked at.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::os::fd::AsFd;
+    /// use heirloom::arena::{Arena, RangeSpec};
+    /// use heirloom::folio::NodeId;
+    /// use heirloom::kho::PhysAddr;
+    ///
+    /// let spec = RangeSpec { start: PhysAddr::new(4 << 30), bytes: 16 << 20, node: NodeId(0) };
+    /// let arena = Arena::create("owned", &[spec])?;
+    /// let file = arena.share()?;
+    /// assert_eq!(Arena::owner(file.as_fd())?, i32::try_from(std::process::id()).ok());
+    /// drop(arena);
+    /// assert_eq!(Arena::owner(file.as_fd())?, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn owner(file: BorrowedFd<'_>) -> Result<Option<i32>, ArenaError> {
+        process::owner_of(file)
+    }
+
+    /// Erases the handover, so that the next owner begins with nothing, and gives all of the memory back to the
+    /// system. A process that is killed meanwhile has erased it, or changed nothing.
+    ///
+    /// # Errors
+    /// [`ArenaError::Os`]: the system refused. The handover is erased unless it refused to write.
+    ///
+    /// # Safety
+    /// Nothing uses the memory, in this process or another: no allocator runs on it, and nothing has a pointer into it that
+    /// is followed again.
+    pub unsafe fn clear(&self) -> Result<(), ArenaError> {
+        entry::erase(self.as_fd())?;
+        self.ranges.iter().try_for_each(|range| self.punch(range.run))
     }
 
     /// Returns the page size and the ranges that the first page of an arena's file describes, and the

@@ -48,6 +48,8 @@ pub(crate) enum Command {
     List(List),
     Diff(Diff),
     Hold(Hold),
+    Status(Status),
+    Clear(Clear),
     Completions(Completions),
     Man(Man),
 }
@@ -295,6 +297,69 @@ pub(crate) struct Hold {
     /// The service and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
+}
+
+/// Show the arena of a service: its owner, its size, what survives in it
+///
+/// The service goes on meanwhile. Of an arena that is used, a finding may be what was just being changed: ask again.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: 0 if it is an arena, used or at rest; 2 if not.
+
+Examples:
+  heirloom status $(pidof cache)
+  heirloom status /proc/812/fd/4 --json | jq .owner.pid")]
+pub(crate) struct Status {
+    /// The process that has the arena, or holds it for a service; or the arena's file
+    #[arg(value_name = "PID|PATH")]
+    pub(crate) target: Target,
+    /// Print JSON instead of lines
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Colour the lines
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub(crate) color: ColorChoice,
+}
+
+/// Clear an arena at rest: its next owner begins with nothing
+///
+/// All memory that is behind it goes back to the system. An arena that a process uses is left as it is.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: 0 if it is clear; 2 if not: a process has it, which is named, or it is no arena.
+
+Examples:
+  heirloom clear /proc/$(pidof heirloom)/fd/17")]
+pub(crate) struct Clear {
+    /// The process that holds the arena for a service; or the arena's file
+    #[arg(value_name = "PID|PATH")]
+    pub(crate) target: Target,
+}
+
+/// An arena: by the process that has it, or by its file.
+#[derive(Clone, Debug)]
+pub(crate) enum Target {
+    Process(u32),
+    File(PathBuf),
+}
+
+impl Target {
+    /// The file of the arena.
+    ///
+    /// # Errors
+    /// The process has none, or several.
+    pub(crate) fn path(&self) -> Result<PathBuf> {
+        match self {
+            Self::Process(pid) => live::arena(*pid),
+            Self::File(path) => Ok(path.clone()),
+        }
+    }
+}
+
+impl From<String> for Target {
+    fn from(text: String) -> Self {
+        text.parse().map_or_else(|_| Self::File(text.into()), Self::Process)
+    }
 }
 
 /// Print completions for a shell

@@ -20,6 +20,7 @@
 //! extract, list, diff, manual
 //! hold/       a service's memory and sockets, kept while it is started anew
 //! machine     which machine an image is of, and a kernel is for
+//! status      a service's arena, used or at rest: shown, and cleared
 //! live        what runs now: this machine's kernel, the arena of a process
 //! sink        a file that is written whole or not at all
 //! ```
@@ -52,6 +53,7 @@ mod said;
 mod sessions;
 mod sink;
 mod sized;
+mod status;
 mod survey;
 mod text;
 
@@ -59,7 +61,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
-use arguments::{Arguments, Check, Command, Diff, Extract, Inspect, List, Man, Place};
+use arguments::{Arguments, Check, Command, Diff, Extract, Inspect, List, Man, Place, Status};
 use clap::Parser;
 use diff::Difference;
 use facts::{Against, Compared, Facts, Layouts, Verdict, Want};
@@ -90,6 +92,8 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Check(check) => return run_check(&check).map(ExitCode::from),
         Command::Inspect(inspect) => run_inspect(&inspect),
         Command::Hold(hold) => return hold::run(&hold),
+        Command::Status(status) => run_status(&status),
+        Command::Clear(clear) => status::clear(&clear),
         Command::Extract(extract) => run_extract(&extract),
         Command::List(list) => run_list(&list),
         Command::Diff(diff) => run_diff(&diff),
@@ -248,6 +252,15 @@ fn tables(before: &Path, now: &Path) -> Result<Option<[Layouts; 2]>> {
         (Some(_), None) => bail!("{} is a table, and {} is none", before.display(), now.display()),
         (None, Some(_)) => bail!("{} is a table, and {} is none", now.display(), before.display()),
     }
+}
+
+fn run_status(status: &Status) -> Result<bool> {
+    status::run(status, |place| {
+        open(place, |handovers, roots| {
+            let want = Want::new(&handovers.outer, false, false);
+            Facts::of(handovers, roots, &place.image, &want)
+        })
+    })
 }
 
 fn run_extract(extract: &Extract) -> Result<bool> {

@@ -128,6 +128,18 @@ pub(super) fn write(fd: BorrowedFd<'_>, entry: Entry) -> Result<(), ArenaError> 
     Ok(())
 }
 
+/// Takes all entries out: as if none was ever written.
+pub(super) fn erase(fd: BorrowedFd<'_>) -> Result<(), ArenaError> {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let slots = slots(fd)?;
+    // The latest last: until it goes, it is the one that is found.
+    let last = latest(&slots).unwrap_or_default();
+    for at in [SLOTS[1 - last], SLOTS[last]] {
+        super::write_all(fd, Slot::default().as_bytes(), at)?;
+    }
+    Ok(())
+}
+
 /// Returns the latest entry; `None` where none was ever written.
 pub(super) fn read(fd: BorrowedFd<'_>) -> Result<Option<Entry>, ArenaError> {
     let slots = slots(fd)?;
@@ -184,6 +196,18 @@ mod tests {
             let expected = entry(if written == size_of::<Slot>() { 3 } else { 2 });
             assert_eq!(arena.entry(), Ok(Some(expected)), "{written} bytes");
         }
+    }
+
+    #[test]
+    fn an_entry_that_is_erased_was_never_there() {
+        let arena = arena();
+        for n in 1..=3 {
+            arena.leave(entry(n)).unwrap();
+            erase(arena.as_fd()).unwrap();
+            assert_eq!(arena.entry(), Ok(None));
+        }
+        arena.leave(entry(4)).unwrap();
+        assert_eq!(arena.entry(), Ok(Some(entry(4))));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use rustix::mm::Advice;
 
 use super::error::os;
 use super::map::HUGE;
-use super::{Arena, ArenaError, ArenaRange};
+use super::{Arena, ArenaError, ArenaRange, unmapper};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 
@@ -135,6 +135,35 @@ impl Arena {
         Ok(())
     }
 
+    /// Has the system let this process end, or execute its successor, at once, however much of the memory it has
+    /// touched. Linux would forget the pages one by one first, about 50 ms for each GiB, while the successor waits.
+    ///
+    /// Starts a process, `heirloom-unmap`, that has this one's whole address space, does nothing, and ends when this one
+    /// has: the pages are forgotten then, at a low priority, beside the successor. It holds no arena, and is no child
+    /// of this process's. Tools that add up what processes have mapped count it twice. A forked child that executes
+    /// nothing keeps it there as long as the child has its descriptors. What waits for it once it has ended is the process
+    /// that orphans are left to: in a container without one (an `init`), an entry of the process table stays for each.
+    /// Once in each process is enough; again does nothing.
+    ///
+    /// # Errors
+    /// [`ArenaError::Os`]: no more processes or descriptors, a container that forbids it, or Linux before 5.9
+    /// (`close_range`). [`ArenaError::Map`]: no room for a stack. The process ends as it would without.
+    ///
+    /// # Examples
+    /// ```
+    /// use heirloom::arena::{Arena, RangeSpec};
+    /// use heirloom::folio::NodeId;
+    /// use heirloom::kho::PhysAddr;
+    ///
+    /// let spec = RangeSpec { start: PhysAddr::new(4 << 30), bytes: 64 << 20, node: NodeId(0) };
+    /// let arena = Arena::create("served", &[spec])?;
+    /// arena.unmap_later()?;
+    /// # Ok::<(), heirloom::arena::ArenaError>(())
+    /// ```
+    pub fn unmap_later(&self) -> Result<(), ArenaError> {
+        unmapper::start()
+    }
+
     /// Gives the memory of free blocks back to the system: what was used once, and freed since. The frames
     /// stay the allocator's. Returns how many bytes went back.
     ///
@@ -252,7 +281,7 @@ impl Arena {
     }
 
     /// Makes the part of the file that is behind these frames a hole.
-    fn punch(&self, run: Run) -> Result<(), ArenaError> {
+    pub(super) fn punch(&self, run: Run) -> Result<(), ArenaError> {
         let offset = self.offset_of(run).ok_or(ArenaError::NotInArena { run })?;
         let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         rustix::fs::fallocate(self.as_fd(), hole, offset, run.bytes()).map_err(os("fallocate"))

@@ -34,7 +34,8 @@ use std::time::Duration;
 
 use heirloom_folio::threads::YieldingSpinlock;
 use lock_api::RawMutex as _;
-use ownership::{Key, lock, owner, pid, unlock};
+pub(super) use ownership::pid;
+use ownership::{Key, lock, owner, unlock};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use super::ArenaError;
@@ -245,6 +246,11 @@ impl Drop for Part {
         // where unmapping splits a mapping; then the page stays, and nothing else goes wrong.
         let _ = unsafe { rustix::mm::munmap(this.cast(), size_of::<Record>()) };
     }
+}
+
+/// Returns the process that owns a file, if it can be seen from here.
+pub(super) fn owner_of(file: BorrowedFd<'_>) -> Result<Option<i32>, ArenaError> {
+    Ok(owner(Key::of(file)?))
 }
 
 /// Lets the file go that this process owns, for a process that is about to be started.

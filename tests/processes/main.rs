@@ -7,6 +7,7 @@ mod lend;
 mod owner;
 mod room;
 mod signals;
+mod unmap;
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;

@@ -8,14 +8,12 @@ use std::process::Command;
 use std::sync::Once;
 use std::sync::atomic::AtomicUsize;
 
-use heirloom::arena::{Arena, ArenaRange, RangeSpec};
-use heirloom::folio::DirectMap;
+use heirloom::arena::RangeSpec;
 use heirloom::jump::Jump;
 use heirloom::service::Service;
 use heirloom::{Disposition, NodeId, PhysAddr, SealPolicy};
 use heirloom_collections::Pool;
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::mm::{Advice, madvise};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::iterator::Signals;
@@ -70,6 +68,8 @@ pub(crate) unsafe fn run(build: &str, options: &Options) -> Result<(), Failure> 
     };
     let (address, passed, once) = (listener.local_addr()?, connections.len(), Once::new());
     let begun = || {
+        // Else a successor waits until Linux has forgotten each page that this process has touched.
+        let _ = service.arena().unmap_later();
         // Without a manager, or with one that is gone, it goes on alone.
         let _ = service.hold(LISTEN, listener.as_fd());
         let _ = service.ready();
@@ -116,7 +116,6 @@ fn serve(
         // What the service manager is to know it is told while clients are served.
         serving();
         let signal = signals.forever().next();
-        forget_pages(cache.heirloom.memory().machine());
         // It is read by no thread, so that it wakes all.
         rustix::io::write(&stop, &1_u64.to_ne_bytes())?;
         let mut connections = Vec::new();
@@ -136,16 +135,6 @@ fn become_next(jump: Jump) -> io::Error {
     let error = jump.exec(successor);
     hold_back(libc::SIG_UNBLOCK);
     error
-}
-
-/// Has Linux forget which pages of the memory this process has touched. It would do so when the process is replaced, for each
-/// of them, while no client is answered; now threads are, and touch what they need again.
-fn forget_pages(arena: &Arena) {
-    for run in arena.ranges().iter().map(ArenaRange::run) {
-        let start = arena.ptr(run.addr()).as_ptr().cast();
-        // SAFETY: a range that the arena maps as shared memory: what is there stays in the memfd, where it is found again.
-        let _ = unsafe { madvise(start, run.bytes() as usize, Advice::LinuxDontNeed) };
-    }
 }
 
 /// Holds `SIGUSR2` back, for this thread and what it executes (`SIG_BLOCK`), or no longer (`SIG_UNBLOCK`): a

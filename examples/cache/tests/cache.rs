@@ -215,6 +215,37 @@ fn connections_live_through_a_jump() {
     assert!(life.ends().0.success());
 }
 
+/// KiB of the arena that a process has touched.
+fn touched(client: &mut Client) -> u64 {
+    let status = format!("/proc/{}/status", client.info("process_id"));
+    let status = std::fs::read_to_string(status).unwrap();
+    let touched =
+        status.lines().find_map(|line| line.strip_prefix("RssShmem:")?.strip_suffix("kB"));
+    touched.unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn a_successor_begins_without_a_look_at_the_items() {
+    let options = ["--listen", "127.0.0.1:0", "--memory", "128", "--threads", "1"];
+    let mut life = Life::alone(Path::new(CACHE), &options);
+    let mut client = Client::new(&life.begins().at);
+    for first in (0..400_000_u32).step_by(1000) {
+        let sets = (first..first + 1000).map(|n| request(&[b"SET", &n.to_le_bytes(), &[7; 128]]));
+        client.send(&sets.flatten().collect::<Vec<u8>>());
+        for _ in 0..1000 {
+            assert_eq!(client.reply(), ok());
+        }
+    }
+    let before = touched(&mut client);
+    life.signal(Signal::USR2);
+    assert_eq!(life.begins().items, 400_000);
+    let behind = touched(&mut client);
+    // What it does look at is the allocator's, and a few places in each of sixteen maps, around which Linux maps 64 KiB. One look
+    // at each slab would map all.
+    assert!(before > 64 << 10, "{before} KiB");
+    assert!(behind < 16 << 10, "{behind} KiB of {before}");
+}
+
 #[test]
 fn what_a_client_does_not_read_takes_no_more_memory_than_it_may() {
     let program = Program::new("unread", CACHE);

@@ -26,7 +26,7 @@ impl Key {
     }
 }
 
-pub(super) fn pid() -> i32 {
+pub(in crate::arena) fn pid() -> i32 {
     rustix::process::getpid().as_raw_nonzero().get()
 }
 

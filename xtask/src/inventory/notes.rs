@@ -147,6 +147,11 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (HEIRLOOM, "service/store", "a service manager's descriptors taken, once"),
     (HEIRLOOM, "arena/process", "what a forked child sees; descriptors opened and closed"),
     (HEIRLOOM, "arena/process/ownership", "descriptors of locks on files, opened and closed"),
+    (
+        HEIRLOOM,
+        "arena/unmapper",
+        "a process that shares the address space, started on a stack of its own",
+    ),
     (HEIRLOOM, "jump", "a descriptor taken from the environment; a system call after a fork"),
     (CAPI, "argument", "pointers from C, as their caller promises"),
     (CAPI, "arena", "arenas and kernels' objects that C has the pointers to"),
@@ -160,6 +165,7 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (CAPI, "config", "the machine and the memory that a config describes"),
     (CAPI, "failure", "a text written into the caller's room"),
     (CAPI, "finish", "the caller's function called"),
+    (CAPI, "folios", "what the caller in C promises of its folios, handed on"),
     (CAPI, "handover", "bytes copied from and to the caller's room"),
     (CAPI, "jump", "a command line from C; what the predecessor passed on, taken"),
     (

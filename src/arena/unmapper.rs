@@ -1,0 +1,141 @@
+//! A process that has the mappings of this one too, and so takes them down in its place.
+//!
+//! Linux forgets the pages that a process has touched one by one as it ends, or executes another program: about 50 ms
+//! for each GiB. Only then does it close the files of a process that ended, so that a successor gets the memory.
+//! The last process that has an address space is the one that takes it down:
+//!
+//! ```text
+//! service  ──────────── ended, or executes its successor: lets its files go at once ──> the successor opens the arena
+//!    │ one address space          │ the end of a pipe closes
+//! unmapper ── waits ──────────────┴── ends: the pages are forgotten, one by one, beside the successor
+//! ```
+//!
+//! The unmapper is no child of the service's, which need not wait for it, and has no descriptor but the pipe's: an arena
+//! is not its to hold. From its start on it makes system calls alone, on a stack of its own, and takes no signal.
+
+use core::ffi::{c_int, c_void};
+use core::ptr::without_provenance_mut;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::mm::{MapFlags, ProtFlags};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::ArenaError;
+use super::error::os;
+use super::process::pid;
+
+/// Bytes of the stack of each of the two that are started.
+const STACK: usize = 32 << 10;
+
+/// Its name, in `ps` say.
+const NAME: &core::ffi::CStr = c"heirloom-unmap";
+
+/// The end of the pipe that closes with this process, and the number of the process that started an unmapper.
+static STARTED: Mutex<Option<(i32, OwnedFd)>> = Mutex::new(None);
+
+/// Starts the unmapper of this process, if it has none.
+pub(super) fn start() -> Result<(), ArenaError> {
+    let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
+    let pid = pid();
+    // (A forked child has a copy of its parent's.)
+    if started.as_ref().is_none_or(|(of, _)| *of != pid) {
+        // Closes what a parent's unmapper waits for.
+        *started = None;
+        *started = Some((pid, start_one()?));
+    }
+    Ok(())
+}
+
+/// What the starter is told.
+struct Told {
+    stack: *mut c_void,
+    awaited: RawFd,
+}
+
+/// Starts an unmapper. Returns what it waits for the end of.
+fn start_one() -> Result<OwnedFd, ArenaError> {
+    // SAFETY: closes none, as no descriptor has this number: it says whether the system has the call.
+    if unsafe { libc::syscall(libc::SYS_close_range, libc::c_uint::MAX, libc::c_uint::MAX, 0) } != 0
+    {
+        return Err(last("close_range"));
+    }
+    let (awaited, held) = pipe_with(PipeFlags::CLOEXEC).map_err(os("pipe2"))?;
+    let (closed, open) = pipe_with(PipeFlags::CLOEXEC).map_err(os("pipe2"))?;
+    let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::STACK);
+    // SAFETY: the kernel chooses the place, so no existing mapping is touched. It is never unmapped, as the unmapper's end
+    // is not waited for.
+    let stacks =
+        unsafe { rustix::mm::mmap_anonymous(core::ptr::null_mut(), 2 * STACK, access, flags) };
+    let stacks = stacks.map_err(super::error::map(2 * STACK))?.cast::<u8>();
+    // SAFETY: the ends of the two halves that were mapped just now.
+    let [stack, other] = unsafe { [stacks.add(STACK), stacks.add(2 * STACK)] };
+    let told = Told { stack: other.cast(), awaited: awaited.as_raw_fd() };
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK;
+    let starter = without_signals(|| {
+        // SAFETY: it has a stack of its own, and this thread waits until it has ended (`CLONE_VFORK`): so what it is told
+        // lives as long. It calls nothing that needs to know which thread it is.
+        unsafe { libc::clone(starts, stack.cast(), flags, (&raw const told).cast_mut().cast()) }
+    });
+    if starter < 0 {
+        return Err(last("clone"));
+    }
+    let mut status = 0;
+    // SAFETY: writes to the number alone. (No other call waits for a process that ends without a signal.)
+    let waited = unsafe { libc::waitpid(starter, &raw mut status, libc::__WALL) };
+    if waited != starter || status != 0 {
+        return Err(ArenaError::Os { call: "clone", errno: libc::EAGAIN });
+    }
+    drop(open);
+    // Until the unmapper has closed its copies of all descriptors: of a lock, too.
+    match rustix::io::read(&closed, &mut [0_u8; 1]) {
+        Ok(_) => Ok(held),
+        Err(errno) => Err(os("read")(errno)),
+    }
+}
+
+/// Starts the unmapper in a process of its own, which ends then: so the unmapper is the system's to wait for.
+extern "C" fn starts(told: *mut c_void) -> c_int {
+    // SAFETY: from `start_one`, which waits for this process.
+    let told = unsafe { &*told.cast::<Told>() };
+    let number = without_provenance_mut(told.awaited.unsigned_abs() as usize);
+    // SAFETY: it has a stack of its own, which is never unmapped, and needs nothing else of this process's.
+    let pid = unsafe { libc::clone(unmaps, told.stack, libc::CLONE_VM | libc::SIGCHLD, number) };
+    c_int::from(pid < 0)
+}
+
+/// Waits until the process that it was started for has ended, or executed another program.
+extern "C" fn unmaps(awaited: *mut c_void) -> c_int {
+    let (awaited, mut byte) = (awaited.addr(), 0_u8);
+    // SAFETY: system calls that touch the descriptors, the name and the priority of this process, and a byte of its stack.
+    // The C library would note an error where the thread has it that started this process: so what can fail is done
+    // while that thread waits for the end of the other pipe, which the third call closes.
+    unsafe {
+        libc::syscall(libc::SYS_prctl, libc::PR_SET_NAME, NAME.as_ptr());
+        // The successor comes first.
+        libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, 19);
+        if awaited != 0 {
+            libc::syscall(libc::SYS_dup3, awaited, 0, 0);
+        }
+        libc::syscall(libc::SYS_close_range, 1, libc::c_uint::MAX, 0);
+        libc::syscall(libc::SYS_read, 0, &raw mut byte, 1);
+    }
+    0
+}
+
+/// Calls `f` while this thread takes no signals, nor does what it starts.
+fn without_signals<R>(f: impl FnOnce() -> R) -> R {
+    // SAFETY: all zeroes are a set of signals, and the calls write to these alone.
+    unsafe {
+        let (mut all, mut before) = core::mem::zeroed::<(libc::sigset_t, libc::sigset_t)>();
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
+        let result = f();
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, core::ptr::null_mut());
+        result
+    }
+}
+
+fn last(call: &'static str) -> ArenaError {
+    ArenaError::Os { call, errno: std::io::Error::last_os_error().raw_os_error().unwrap_or(0) }
+}
