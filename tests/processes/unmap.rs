@@ -6,7 +6,8 @@ use std::process::{Child, Stdio};
 
 use heirloom::arena::Arena;
 use heirloom::folio::DirectMap;
-use heirloom::jump::{Entry, Inherited, Jump};
+use heirloom::Entry;
+use heirloom::jump::{Inherited, Jump};
 use heirloom::kho::{PAGE_SIZE, PhysAddr};
 use rustix::process::{Pid, Signal, kill_process};
 
