@@ -20,6 +20,7 @@ use crate::linux::initramfs::Initramfs;
 use crate::linux::kernel::Kernel;
 use crate::linux::machine::Machine;
 use crate::linux::patched::patched;
+use crate::linux::place::target;
 
 /// The texts that are changed, each in a kernel of its own; none in the first.
 const CHANGES: [Option<(&str, &str)>; 4] =
@@ -162,10 +163,15 @@ fn pair(
     dump: &Path,
 ) -> Result<(Outcome, Outcome)> {
     let told = told(machine, kernel, dump)?;
-    let mut check = Command::new(env!("CARGO"));
-    check.current_dir(crate::linux::place::project()?);
-    check.args(["run", "--quiet", "--release", "-p", "heirloom-cli", "--", "check", "--json"]);
-    check.arg(dump).args(told.place()).args(["--accept", TEST_STATES]).arg("--for").arg(second);
+    // Not by cargo, which may wait for another that builds.
+    let mut check = Command::new(target(crate::linux::place::project()?).join("release/heirloom"));
+    check
+        .args(["check", "--json"])
+        .arg(dump)
+        .args(told.place())
+        .args(["--accept", TEST_STATES])
+        .arg("--for")
+        .arg(second);
     let check = check.output()?;
     let json = serde_json::from_slice(&check.stdout).with_context(|| {
         format!("heirloom check --for: {}", String::from_utf8_lossy(&check.stderr))
