@@ -150,9 +150,14 @@ fn heirs(seed: u64) -> World {
     world
 }
 
-/// Claims all that was left, in an order of its own.
-fn claim(world: &World, number: usize) {
-    let mut order: Vec<usize> = (0..world.left.len()).collect();
+/// Claims of what was left all that `own` takes, in an order of its own; hands on what is refused.
+fn claim_each(
+    world: &World,
+    number: usize,
+    own: impl Fn(&TestObject) -> bool,
+    refused: impl Fn(TestObject, Error),
+) {
+    let mut order: Vec<usize> = (0..world.left.len()).filter(|at| own(&world.left[*at])).collect();
     let mut rng = Rng::new(world.seed << 8 | number as u64);
     while !order.is_empty() {
         let at = order.swap_remove(rng.index(order.len()));
@@ -162,9 +167,15 @@ fn claim(world: &World, number: usize) {
                 world.claims.lock().unwrap()[at] += 1;
                 world.owned.lock().unwrap().push(thing);
             }
-            Err(error) => world.refusals.lock().unwrap().push((object, error)),
+            Err(error) => refused(object, error),
         }
     }
+}
+
+/// Claims all that was left.
+fn claim(world: &World, number: usize) {
+    let noted = |object, error| world.refusals.lock().unwrap().push((object, error));
+    claim_each(world, number, |_| true, noted);
 }
 
 /// Who claims what is in a cache adopts it first, and who comes second finds that done.
@@ -210,26 +221,14 @@ impl Freeing {
         self.world.kernel.finish(|_| disposition).unwrap();
     }
 
-    /// Claims what has frames of its own, in an order of its own.
+    /// Claims what has frames of its own.
     fn claim(&self, number: usize) {
-        let world = &self.world;
-        let own = |at: &usize| world.left[*at].run().is_some();
-        let mut order: Vec<usize> = (0..world.left.len()).filter(own).collect();
-        let mut rng = Rng::new(world.seed << 8 | number as u64);
-        while !order.is_empty() {
-            let at = order.swap_remove(rng.index(order.len()));
-            let object = world.left[at];
-            match Owned::restore(&world.kernel, object) {
-                Ok(thing) => {
-                    world.claims.lock().unwrap()[at] += 1;
-                    world.owned.lock().unwrap().push(thing);
-                }
-                // The other was first; or it was freed.
-                Err(Error::Folio(FolioError::NotPreserved { .. }) | Error::NotInherited { .. }) => {
-                }
-                Err(error) => panic!("{object:?}: {error}"),
-            }
-        }
+        let own = |object: &TestObject| object.run().is_some();
+        claim_each(&self.world, number, own, |object, error| match error {
+            // The other was first; or it was freed.
+            Error::Folio(FolioError::NotPreserved { .. }) | Error::NotInherited { .. } => {}
+            error => panic!("{object:?}: {error}"),
+        });
     }
 
     /// Each thing was claimed once, or is there for the next kernel, or was freed.

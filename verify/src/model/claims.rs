@@ -44,6 +44,30 @@ impl By {
                 | (Self::Records, Parts::Records { entry: 16, .. })
         )
     }
+
+    /// Claims: the frames that are had, if they are a folio's, a run's or a large buffer's.
+    fn claim(self, kernel: &Kernel<'_>, handle: Handle) -> Result<Option<Run>, Error> {
+        Ok(match self {
+            Self::Folio => Some(kernel.claim_folio(handle)?.into_raw().run()),
+            Self::Run => Some(kernel.claim_run(handle)?.into_raw()),
+            Self::Pointer => {
+                let at = kernel.restore(handle)?;
+                let addr = kernel.memory().machine().phys(at).expect("our own pointer");
+                match handle.parts() {
+                    Ok(Parts::Buffer { bytes, .. }) => Run::covering(addr, bytes),
+                    _ => None,
+                }
+            }
+            Self::Area => {
+                kernel.claim_area(handle)?.into_raw();
+                None
+            }
+            Self::Records => {
+                drop(kernel.claim_records::<Entry>(handle)?);
+                None
+            }
+        })
+    }
 }
 
 /// What must come of a claim.
@@ -156,25 +180,7 @@ impl State {
     fn claim_by(&mut self, kernel: &Kernel<'_>, handle: Handle, by: By) {
         let due = self.due(handle, by);
         let what = format!("{handle:?} {:?} by {by:?}", handle.parts());
-        let done = match by {
-            By::Folio => kernel.claim_folio(handle).map(|folio| Some(folio.into_raw().run())),
-            By::Run => kernel.claim_run(handle).map(|run| Some(run.into_raw())),
-            By::Pointer => kernel.restore(handle).map(|at| {
-                let addr = kernel.memory().machine().phys(at).expect("our own pointer");
-                match handle.parts() {
-                    Ok(Parts::Buffer { bytes, .. }) => Run::covering(addr, bytes),
-                    _ => None,
-                }
-            }),
-            By::Area => kernel.claim_area(handle).map(|area| {
-                area.into_raw();
-                None
-            }),
-            By::Records => kernel.claim_records::<Entry>(handle).map(|list| {
-                drop(list);
-                None
-            }),
-        };
+        let done = by.claim(kernel, handle);
         self.learn_adopted(kernel);
         let run = match done {
             Ok(run) => run,
@@ -222,15 +228,8 @@ impl State {
         // Once.
         let due = (self.due(handle, by).0, false);
         assert_ne!(due.0, Due::Had);
-        let again = match by {
-            By::Folio => kernel.claim_folio(handle).map(|_| ()),
-            By::Run => kernel.claim_run(handle).map(|_| ()),
-            By::Pointer => kernel.restore(handle).map(|_| ()),
-            By::Area => kernel.claim_area(handle).map(|_| ()),
-            By::Records => kernel.claim_records::<Entry>(handle).map(|_| ()),
-        };
-        match again {
-            Ok(()) => panic!("{what}: claimed twice"),
+        match by.claim(kernel, handle) {
+            Ok(_) => panic!("{what}: claimed twice"),
             Err(error) => self.check_refusal(kernel, error, due, &what),
         }
     }

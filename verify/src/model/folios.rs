@@ -1,10 +1,11 @@
 //! Folios and runs: what is asked of the page allocator, and what it must answer.
 
 use heirloom::folio::{
-    Error, Folio, FrameType, NodeId, OwnedRun, PreservedFolio, PreservedRun, Request,
+    Allocation, Error, Folio, FrameType, Memory, NodeId, Owned, OwnedRun, Preserved,
+    PreservedFolio, PreservedRun, Request,
 };
 use heirloom::kho::{Block, Order, Run};
-use heirloom_testkit::Kernel;
+use heirloom_testkit::{Kernel, TestMachine};
 
 use super::state::{ModelKind, ModelObject, PAGE, State};
 use crate::world::Owned as _;
@@ -30,6 +31,28 @@ fn zeroed(kernel: &Kernel<'_>, run: Run) -> bool {
     // SAFETY: allocated just now, and nobody else's.
     let bytes = unsafe { std::slice::from_raw_parts(start.as_ptr(), run.bytes() as usize) };
     bytes.iter().all(|byte| *byte == 0)
+}
+
+/// Preserves frames of the model's that are not preserved, by their type.
+fn preserve_typed<E: Allocation>(memory: &Memory<&TestMachine>, extent: E) -> Result<(), Error> {
+    // SAFETY: the model owns them, not preserved, and lets the handle go again.
+    match unsafe { Owned::from_raw(memory, extent) }.preserve() {
+        Ok(kept) => {
+            kept.into_raw();
+            Ok(())
+        }
+        Err(refused) => {
+            refused.value.into_raw();
+            Err(refused.error)
+        }
+    }
+}
+
+/// Lets preserved frames of the model's go, by their type.
+fn unpreserve_typed<E: Allocation>(memory: &Memory<&TestMachine>, extent: E) -> Result<(), Error> {
+    // SAFETY: the model owns them, preserved, and lets the handle go again.
+    let let_go = unsafe { Preserved::from_raw(memory, extent) }.unpreserve();
+    let_go.map(|owned| _ = owned.into_raw()).map_err(|refused| refused.error)
 }
 
 pub(super) const fn frames_of(what: ModelKind, run: Run, seed: u64) -> ModelObject {
@@ -278,23 +301,9 @@ impl State {
         let typed = b & 1 == 1 && !thing.preserved;
         let head = run.blocks().next().expect("frames");
         let done = match thing.folio() {
-            // SAFETY: the model owns it, not preserved, and lets the handle go again.
-            Some(block) if typed => unsafe { Folio::from_raw(memory, block) }
-                .preserve()
-                .map(|kept| _ = kept.into_raw())
-                .map_err(|refused| {
-                    refused.value.into_raw();
-                    refused.error
-                }),
+            Some(block) if typed => preserve_typed(memory, block),
             Some(block) => memory.keep(block),
-            // SAFETY: as above.
-            None if typed => unsafe { OwnedRun::from_raw(memory, run) }
-                .preserve()
-                .map(|kept| _ = kept.into_raw())
-                .map_err(|refused| {
-                    refused.value.into_raw();
-                    refused.error
-                }),
+            None if typed => preserve_typed(memory, run),
             None => memory.keep(run),
         };
         match done {
@@ -327,17 +336,9 @@ impl State {
         let typed = b & 1 == 1 && thing.preserved;
         let head = run.blocks().next().expect("frames");
         let done = match thing.folio() {
-            // SAFETY: the model owns it, preserved, and lets the handle go again.
-            Some(block) if typed => unsafe { PreservedFolio::from_raw(memory, block) }
-                .unpreserve()
-                .map(|folio| _ = folio.into_raw())
-                .map_err(|refused| refused.error),
+            Some(block) if typed => unpreserve_typed(memory, block),
             Some(block) => memory.let_go(block),
-            // SAFETY: as above.
-            None if typed => unsafe { PreservedRun::from_raw(memory, run) }
-                .unpreserve()
-                .map(|run| _ = run.into_raw())
-                .map_err(|refused| refused.error),
+            None if typed => unpreserve_typed(memory, run),
             None => memory.let_go(run),
         };
         if thing.preserved {
