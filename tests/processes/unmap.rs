@@ -4,9 +4,9 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Stdio};
 
+use heirloom::Entry;
 use heirloom::arena::Arena;
 use heirloom::folio::DirectMap;
-use heirloom::Entry;
 use heirloom::jump::{Inherited, Jump};
 use heirloom::kho::{PAGE_SIZE, PhysAddr};
 use rustix::process::{Pid, Signal, kill_process};
