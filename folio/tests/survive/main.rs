@@ -9,9 +9,7 @@ mod generations;
 mod labels;
 
 use common::owned::Owned as _;
-use common::{
-    base, block, claim_as, free, free_run, label, order, preserve_as, run, unpreserve_as,
-};
+use common::{base, block, claim_as, free, free_run, order, preserve_as, run, unpreserve_as};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{Disposition, Error, FrameState, FrameType, Memory, NodeId, Request};
 use heirloom_kho::tree::FolioRange;
@@ -283,7 +281,7 @@ fn blocks_above_the_largest_folio_are_kept_and_claimed_as_runs() {
     assert!(largest.order() > Order::MAX_FOLIO);
     let refused = Error::BadRequest { frames: largest.order().frames() };
     assert_eq!(memory.claim(largest), Err(refused));
-    assert_eq!(label(&memory, largest, FrameType::Table), Err(refused));
+    assert_eq!(common::label(&memory, largest, FrameType::Table), Err(refused));
     assert_eq!(claim_as(&memory, largest, FrameType::Table), Err(refused));
     memory.claim(all).unwrap();
     assert_eq!(memory.run_at(all.start(), FrameType::Run), Ok(all));
