@@ -15,7 +15,7 @@ if [ -z "$found" ]; then
     trap 'rm -rf "$found"' EXIT
 fi
 one() {
-    mkdir -p "$2/$1"
+    mkdir -p "$2/$1" "corpus/$1"
     cargo +nightly fuzz run --no-trace-compares "$1" "$2/$1" "corpus/$1" -- \
         -max_total_time="$3" -rss_limit_mb=4096 -timeout=20 -max_len=512 -len_control=0 \
         -seed="$HEIRLOOM_SEED" -print_final_stats=1 >"$2/$1.log" 2>&1 || {
