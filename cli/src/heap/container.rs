@@ -114,7 +114,7 @@ impl<'h, 'i> Container<'h, 'i> {
             return None;
         }
         let kind = match &heap.word(addr)?.to_le_bytes() {
-            b"hl-map\0\x01" => Kind::Map,
+            b"hl-map\0\x02" => Kind::Map,
             b"hl-vec\0\x01" => Kind::Vec,
             b"hl-log\0\x01" => Kind::Log,
             _ => return None,
