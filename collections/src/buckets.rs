@@ -289,7 +289,7 @@ impl<'p, M: Machine> Buckets<'p, M> {
             for word in line?.links() {
                 let link = Link::from_bits(word.get());
                 if link.has_tag(hash) && !link.is_none() {
-                    let entry = self.entry(link, bucket)?;
+                    let entry = self.own_entry(link, bucket)?;
                     if entry.key() == key {
                         return Ok(Some(Found { word, link, entry }));
                     }
@@ -323,6 +323,16 @@ impl<'p, M: Machine> Buckets<'p, M> {
         // SAFETY: as above, found just now.
         let entry = object.and_then(|object| unsafe { Entry::in_object(object, link.bytes()) });
         entry.ok_or_else(|| self.body.damaged(bucket.number, link.bits()))
+    }
+
+    /// Returns the entry that a link in a bucket leads to, which belongs to that bucket: no other one leads to it then.
+    #[inline]
+    pub(crate) fn own_entry(&self, link: Link, bucket: Bucket<'p>) -> Result<Entry<'p>, Error> {
+        let entry = self.entry(link, bucket)?;
+        if !bucket.is_trusted() && bucket_of(entry.hash(), self.count()) != bucket.number {
+            return Err(self.body.damaged(bucket.number, link.bits()));
+        }
+        Ok(entry)
     }
 
     /// Returns whether a word of a bucket before this one leads to the same object.

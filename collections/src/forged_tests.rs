@@ -217,6 +217,38 @@ fn a_long_bucket_is_looked_at_a_few_times_when_a_map_is_opened_however_long() {
     assert!(looks[0] < 1000 && looks[1] < 2 * looks[0] + 100);
 }
 
+/// As what is in a long bucket is not compared, a link there could lead to what another bucket leads to.
+#[test]
+#[cfg_attr(miri, ignore = "hundreds of entries")]
+fn what_another_bucket_leads_to_is_not_removed_from_a_long_one() {
+    let slabs = boot(MANY);
+    let pool = Pool::open(&slabs).unwrap();
+    let mut map = Map::<_, Few>::create(&pool, 7).unwrap();
+    for n in 0..600 {
+        assert!(!map.insert(&key(n), b"in bucket 0").unwrap());
+    }
+    let other = key(5 << 56);
+    assert!(!map.insert(&other, b"in bucket 5").unwrap());
+    let handle = map.handle();
+    drop(map);
+    let slabs = stop(&slabs, MANY).revive();
+    let segment = Words::head(&slabs, handle).behind(at::DIRECT);
+    // The first bucket's links are behind eight words of the segment, and each has a line of eight.
+    let mut links = (0..7).map(|place| segment.get(8 + 8 * 5 + place));
+    let link = links.find(|word| *word != 0).unwrap();
+    segment.set(8, link);
+    let pool = Pool::open(&slabs).unwrap();
+    let mut map = Map::<_, Few>::open(&pool, handle).unwrap();
+    assert_eq!(map.get(&other).unwrap().unwrap().value(), b"in bucket 5");
+    let mut seen = 0;
+    let refused = map.retain(|entry| {
+        seen += u32::from(entry.key() == other);
+        entry.key() != other
+    });
+    assert!(matches!(refused, Err(Error::Damaged { .. })), "{refused:?}");
+    assert_eq!((seen, map.get(&other).unwrap().unwrap().value()), (0, &b"in bucket 5"[..]));
+}
+
 #[test]
 #[cfg_attr(miri, ignore = "hundreds of entries")]
 fn an_error_of_a_bucket_that_is_looked_at_each_time_has_changed_nothing() {

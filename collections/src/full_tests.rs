@@ -1,15 +1,12 @@
 //! Memory that is full at each allocation: what is refused has changed nothing, and is done once there is memory.
 
 use std::collections::BTreeMap;
-use std::vec::Vec as StdVec;
 
-use heirloom_folio::Request;
 use heirloom_folio::harness::Ram;
-use heirloom_kho::{Block, Order};
 use heirloom_slab::{Slabs, persist};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::testing::{Dice, boot, in_use, stop};
+use crate::testing::{Dice, Rest, boot, in_use, stop};
 use crate::{Error, Log, Map, Pool, Vec};
 
 const FRAMES: u64 = 512;
@@ -20,39 +17,6 @@ struct Long {
     words: [u64; 400],
 }
 persist!(Long { words });
-
-/// All memory that was free, in frames.
-struct Rest<'s> {
-    slabs: &'s Slabs<Ram>,
-    blocks: StdVec<Block>,
-}
-
-impl<'s> Rest<'s> {
-    fn take(slabs: &'s Slabs<Ram>) -> Self {
-        let mut blocks = StdVec::new();
-        for order in [Order::new(4).unwrap(), Order::ZERO] {
-            while let Ok(block) = slabs.memory().alloc(Request::new(order)) {
-                blocks.push(block);
-            }
-        }
-        Self { slabs, blocks }
-    }
-
-    /// Gives back a little: first the frames, then sixteen at a time.
-    fn give(&mut self) {
-        let block = self.blocks.pop().expect("there is memory for one operation");
-        // SAFETY: allocated in `take`, and not used.
-        unsafe { self.slabs.memory().free(block) }.unwrap();
-    }
-}
-
-impl Drop for Rest<'_> {
-    fn drop(&mut self) {
-        while !self.blocks.is_empty() {
-            self.give();
-        }
-    }
-}
 
 /// Tries until there is memory for it; `same` is asked after each refusal.
 fn until_done<T>(slabs: &Slabs<Ram>, mut act: impl FnMut() -> Result<T, Error>) -> (T, u32) {

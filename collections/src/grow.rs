@@ -71,11 +71,12 @@ impl<'p, M: Machine> Buckets<'p, M> {
             // Zeroes, but for what a predecessor forged, or for what could not be stripped: never part of a bucket that is trusted.
             self.strip(n)?;
         }
-        let tags = self.tags(n).filter(|_| parent.is_trusted());
-        let new = Bucket { number: n, line, tags };
-        if let Some(tags) = tags {
-            tags.set(Looked::EMPTY);
+        let known = self.tags(n);
+        if let Some(tags) = known {
+            // What a bucket that is not trusted leaves to this one, this one is to be looked at for.
+            tags.set(if parent.is_trusted() { Looked::EMPTY } else { Looked::NOTHING });
         }
+        let new = Bucket { number: n, line, tags: known.filter(|_| parent.is_trusted()) };
         let moved = match self.link_moved(new, parent) {
             Ok(moved) => moved,
             Err(error) => {

@@ -92,6 +92,8 @@ mod head;
 #[cfg(test)]
 mod hostile_tests;
 mod index;
+#[cfg(test)]
+mod index_tests;
 mod line;
 mod link;
 mod log;

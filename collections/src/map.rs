@@ -358,7 +358,7 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
                     if link.is_none() {
                         continue;
                     }
-                    let entry = buckets.entry(link, bucket)?;
+                    let entry = buckets.own_entry(link, bucket)?;
                     if !keep(entry) {
                         self.unlink(bucket, &Found { word, link, entry })?;
                     }

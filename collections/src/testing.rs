@@ -3,9 +3,9 @@
 use std::string::String;
 use std::vec::Vec;
 
-use heirloom_folio::DirectMap;
 use heirloom_folio::harness::Ram;
-use heirloom_kho::PhysAddr;
+use heirloom_folio::{DirectMap, Request};
+use heirloom_kho::{Block, Order, PhysAddr};
 use heirloom_slab::Slabs;
 
 /// What a kernel left when it ended.
@@ -55,6 +55,39 @@ pub(crate) fn in_use(slabs: &Slabs<Ram>) -> usize {
         }
     }
     names.iter().map(|(_, count)| count).sum()
+}
+
+/// All memory that was free, in frames.
+pub(crate) struct Rest<'s> {
+    slabs: &'s Slabs<Ram>,
+    blocks: Vec<Block>,
+}
+
+impl<'s> Rest<'s> {
+    pub(crate) fn take(slabs: &'s Slabs<Ram>) -> Self {
+        let mut blocks = Vec::new();
+        for order in [Order::new(4).unwrap(), Order::ZERO] {
+            while let Ok(block) = slabs.memory().alloc(Request::new(order)) {
+                blocks.push(block);
+            }
+        }
+        Self { slabs, blocks }
+    }
+
+    /// Gives back a little: first the frames, then sixteen at a time.
+    pub(crate) fn give(&mut self) {
+        let block = self.blocks.pop().expect("there is memory for one operation");
+        // SAFETY: allocated in `take`, and not used.
+        unsafe { self.slabs.memory().free(block) }.unwrap();
+    }
+}
+
+impl Drop for Rest<'_> {
+    fn drop(&mut self) {
+        while !self.blocks.is_empty() {
+            self.give();
+        }
+    }
 }
 
 /// Numbers that look random, the same each time.
