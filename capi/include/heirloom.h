@@ -1399,14 +1399,14 @@ int heirloom_folio_unpreserve(struct heirloom *h, void *ptr, unsigned int order_
  * Claims a folio that the predecessor preserved; once. It is the caller's from now on, and survives the next jump too,
  * until heirloom_folio_unpreserve(). Its handle stays the same.
  *
- * @param order its order; may be null.
+ * @param order_of its order; may be null.
  * @return where it is. Null for what is no handle of a folio (HEIRLOOM_ERROR_BAD_HANDLE), and for what is not preserved
  * with this order, or claimed already (_FRAME_NOT_PRESERVED): nothing is changed then.
  *
  * Context: where one may sleep.
  *
  * Safety:
- * As for heirloom_restore(); `order` is null, or has room for one.
+ * As for heirloom_restore(); `order_of` is null, or has room for one.
  */
 void *heirloom_folio_restore(struct heirloom *h,
                              const struct heirloom_handle *handle,

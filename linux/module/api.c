@@ -219,7 +219,7 @@ EXPORT_SYMBOL_GPL(hl_restore);
 
 /**
  * hl_folio_alloc() - allocate pages that can be preserved
- * @order: of how many: 1 << @order, aligned to as many
+ * @order: of how many: 1 << @order, aligned to as many; MAX_PAGE_ORDER at most, as Linux lends no more in a row
  * @gfp: as for hl_kmalloc()
  *
  * For those that know what they have: not looked up by its pointer, a folio takes fewer instructions than memory of any size.
@@ -229,6 +229,8 @@ EXPORT_SYMBOL_GPL(hl_restore);
  */
 void *hl_folio_alloc(unsigned int order, gfp_t gfp)
 {
+	if (unlikely(!hl_instance || order > MAX_PAGE_ORDER))
+		return NULL;
 	return HL_RETRY_PTR(heirloom_folio_alloc(hl_instance, order, gfp & __GFP_ZERO ? HEIRLOOM_ZEROED : 0),
 			    PAGE_SIZE << order, gfp);
 }

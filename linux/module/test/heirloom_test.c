@@ -356,7 +356,8 @@ static void fail_in_vain(void)
 	u64 before = hl_on_loan(), stray = 0;
 
 	if (hl_kmalloc(0, GFP_KERNEL) || hl_kmalloc(SIZE_MAX / 2, GFP_KERNEL) ||
-	    hl_krealloc(&stray, 64, GFP_KERNEL))
+	    hl_krealloc(&stray, 64, GFP_KERNEL) || hl_folio_alloc(MAX_PAGE_ORDER + 1, GFP_KERNEL) ||
+	    hl_folio_alloc(-1, GFP_KERNEL))
 		FAULT("memory where there is none");
 	hl_give_back();
 	if (hl_on_loan() > before)
