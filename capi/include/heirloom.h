@@ -1347,7 +1347,7 @@ int heirloom_finish(struct heirloom *h,
  * As for heirloom_alloc().
  */
 void *heirloom_folio_alloc(struct heirloom *h,
-                           unsigned int order_of,
+                           unsigned int order,
                            uint32_t flags);
 
 /**
@@ -1364,7 +1364,7 @@ void *heirloom_folio_alloc(struct heirloom *h,
  */
 int heirloom_folio_free(struct heirloom *h,
                         void *ptr,
-                        unsigned int order_of);
+                        unsigned int order);
 
 /**
  * Makes a folio survive the jump from now on, whatever ends this kernel, and writes the handle that the successor
@@ -1380,7 +1380,7 @@ int heirloom_folio_free(struct heirloom *h,
  */
 int heirloom_folio_preserve(struct heirloom *h,
                             void *ptr,
-                            unsigned int order_of,
+                            unsigned int order,
                             struct heirloom_handle *handle);
 
 /**
@@ -1393,24 +1393,24 @@ int heirloom_folio_preserve(struct heirloom *h,
  * Safety:
  * As for heirloom_folio_free().
  */
-int heirloom_folio_unpreserve(struct heirloom *h, void *ptr, unsigned int order_of);
+int heirloom_folio_unpreserve(struct heirloom *h, void *ptr, unsigned int order);
 
 /**
  * Claims a folio that the predecessor preserved; once. It is the caller's from now on, and survives the next jump too,
  * until heirloom_folio_unpreserve(). Its handle stays the same.
  *
- * @param order_of its order; may be null.
+ * @param order its order; may be null.
  * @return where it is. Null for what is no handle of a folio (HEIRLOOM_ERROR_BAD_HANDLE), and for what is not preserved
  * with this order, or claimed already (_FRAME_NOT_PRESERVED): nothing is changed then.
  *
  * Context: where one may sleep.
  *
  * Safety:
- * As for heirloom_restore(); `order_of` is null, or has room for one.
+ * As for heirloom_restore(); `order` is null, or has room for one.
  */
 void *heirloom_folio_restore(struct heirloom *h,
                              const struct heirloom_handle *handle,
-                             unsigned int *order_of);
+                             unsigned int *order);
 
 /**
  * Writes what to tell the successor.

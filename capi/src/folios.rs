@@ -12,7 +12,7 @@ use crate::error::heirloom_error;
 use crate::failure::{Failure, pointer, status};
 use crate::object::{Machine, heirloom, kernel};
 
-fn order(order: c_uint) -> Result<Order, Failure> {
+fn folio_order(order: c_uint) -> Result<Order, Failure> {
     let small = u8::try_from(order).ok().and_then(Order::new);
     small.ok_or(bad("order", heirloom_error::BadChoice))
 }
@@ -31,11 +31,11 @@ fn at(kernel: &Heirloom<Machine>, folio: Block) -> NonNull<u8> {
 unsafe fn folio<'a>(
     h: *mut heirloom,
     ptr: *const c_void,
-    order_of: c_uint,
+    order: c_uint,
 ) -> Result<(&'a Heirloom<Machine>, Block), Failure> {
     // SAFETY: the caller's promise.
     let kernel = unsafe { kernel(h) }?;
-    let (ptr, order) = (memory("ptr", ptr)?, order(order_of)?);
+    let (ptr, order) = (memory("ptr", ptr)?, folio_order(order)?);
     let outside = bad("ptr", heirloom_error::NotMemory);
     let addr = kernel.memory().machine().phys(ptr).ok_or(outside)?;
     let block = Block::containing(addr.pfn(), order);
@@ -60,7 +60,7 @@ unsafe fn folio<'a>(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn heirloom_folio_alloc(
     h: *mut heirloom,
-    order_of: c_uint,
+    order: c_uint,
     flags: u32,
 ) -> *mut c_void {
     let alloc = || {
@@ -68,7 +68,7 @@ pub unsafe extern "C" fn heirloom_folio_alloc(
             return Err(bad("flags", heirloom_error::BadChoice));
         }
         // SAFETY: the caller's promise.
-        let (kernel, request) = (unsafe { kernel(h) }?, Request::new(order(order_of)?));
+        let (kernel, request) = (unsafe { kernel(h) }?, Request::new(folio_order(order)?));
         let request = if flags & HEIRLOOM_ZEROED != 0 { request.zeroed() } else { request };
         Ok::<_, Failure>(at(kernel, kernel.memory().alloc(request)?))
     };
@@ -89,14 +89,14 @@ pub unsafe extern "C" fn heirloom_folio_alloc(
 pub unsafe extern "C" fn heirloom_folio_free(
     h: *mut heirloom,
     ptr: *mut c_void,
-    order_of: c_uint,
+    order: c_uint,
 ) -> c_int {
     if ptr.is_null() {
         return 0;
     }
     let free = || {
         // SAFETY: the caller's promise.
-        let (kernel, block) = unsafe { folio(h, ptr, order_of) }?;
+        let (kernel, block) = unsafe { folio(h, ptr, order) }?;
         // SAFETY: the caller's promise.
         Ok(unsafe { kernel.memory().free(block) }?)
     };
@@ -117,12 +117,12 @@ pub unsafe extern "C" fn heirloom_folio_free(
 pub unsafe extern "C" fn heirloom_folio_preserve(
     h: *mut heirloom,
     ptr: *mut c_void,
-    order_of: c_uint,
+    order: c_uint,
     handle: *mut heirloom_handle,
 ) -> c_int {
     let preserve = || {
         // SAFETY: the caller's promise.
-        let (kernel, block) = unsafe { folio(h, ptr, order_of) }?;
+        let (kernel, block) = unsafe { folio(h, ptr, order) }?;
         // SAFETY: the caller's promise.
         unsafe { kernel.memory().preserve(block) }?;
         if !handle.is_null() {
@@ -147,11 +147,11 @@ pub unsafe extern "C" fn heirloom_folio_preserve(
 pub unsafe extern "C" fn heirloom_folio_unpreserve(
     h: *mut heirloom,
     ptr: *mut c_void,
-    order_of: c_uint,
+    order: c_uint,
 ) -> c_int {
     let unpreserve = || {
         // SAFETY: the caller's promise.
-        let (kernel, block) = unsafe { folio(h, ptr, order_of) }?;
+        let (kernel, block) = unsafe { folio(h, ptr, order) }?;
         // SAFETY: the caller's promise.
         Ok(unsafe { kernel.memory().unpreserve(block) }?)
     };
@@ -161,27 +161,27 @@ pub unsafe extern "C" fn heirloom_folio_unpreserve(
 /// Claims a folio that the predecessor preserved; once. It is the caller's from now on, and survives the next jump too,
 /// until heirloom_folio_unpreserve(). Its handle stays the same.
 ///
-/// @param order_of its order; may be null.
+/// @param order its order; may be null.
 /// @return where it is. Null for what is no handle of a folio (HEIRLOOM_ERROR_BAD_HANDLE), and for what is not preserved
 /// with this order, or claimed already (_FRAME_NOT_PRESERVED): nothing is changed then.
 ///
 /// Context: where one may sleep.
 ///
 /// # Safety
-/// As for heirloom_restore(); `order_of` is null, or has room for one.
+/// As for heirloom_restore(); `order` is null, or has room for one.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn heirloom_folio_restore(
     h: *mut heirloom,
     handle: *const heirloom_handle,
-    order_of: *mut c_uint,
+    order: *mut c_uint,
 ) -> *mut c_void {
     let restore = || {
         // SAFETY: the caller's promise.
         let (kernel, handle) = unsafe { (kernel(h)?, value("handle", handle)?) };
         let block = kernel.claim_folio(handle.get())?.into_raw();
-        if let Ok(order_of) = some("order", order_of) {
+        if let Ok(order) = some("order", order) {
             // SAFETY: the caller's promise.
-            unsafe { order_of.write(block.order().get().into()) };
+            unsafe { order.write(block.order().get().into()) };
         }
         Ok::<_, Failure>(at(kernel, block))
     };

@@ -112,7 +112,8 @@ impl Word {
 ///
 /// A store to it is a change of the word's latest value: loads may still find older values of the word, and
 /// see what came before the store that they find, but of two parts of one word, no later one before an
-/// earlier one.
+/// earlier one. And as such a change carries on what earlier ones published, a store that lacks Release is not
+/// found out by what reads another thread's part: that is left to the models whose bytes nothing touches whole.
 #[derive(Clone, Copy)]
 struct Part {
     word: Name,
