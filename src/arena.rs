@@ -30,6 +30,7 @@ mod mapping;
 mod pages;
 pub(crate) mod process;
 mod range;
+mod turn;
 mod unmapper;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -190,14 +190,16 @@ impl Jump {
     /// The error's text begins with the program's name.
     ///
     /// # Errors
-    /// Those of [`Command::spawn`]; [`ArenaError::InUse`] where the child was not started and
-    /// another process took the memory meanwhile. In any other case the memory is this process's
-    /// again.
+    /// - [`io::ErrorKind::ResourceBusy`]: the child was not started, and the memory is not this
+    ///   process's any more: another one has it, or had it meanwhile and may have cleared it
+    ///   (`heirloom clear`). The text says why the child was not started, too.
+    /// - Those of [`Command::spawn`], and [`io::ErrorKind::Other`] where the system did not let the
+    ///   memory be lent. The memory is this process's again, as it was.
     ///
     /// # Safety
     /// - From the call on, nothing in this process reads or writes the memory, not even by dropping
-    ///   a value that owns some of it; until the call returns an error, or the child has ended and
-    ///   the memory was opened anew.
+    ///   a value that owns some of it; until the call returns an error other than `ResourceBusy`, or
+    ///   the child has ended and the memory was opened anew.
     pub unsafe fn spawn(self, mut successor: Command) -> io::Result<Child> {
         self.announce(&mut successor);
         let Self { fd, passed, .. } = self;
@@ -218,7 +220,16 @@ impl Jump {
         let started = successor.spawn();
         started.map_err(|error| match process::take_back(fd.as_fd()) {
             Ok(()) => named(&successor, &error),
-            Err(lost) => io::Error::new(error.kind(), format!("{error}; {lost}")),
+            Err(lost) => {
+                let lost = match lost {
+                    ArenaError::InUse { pid: None } => {
+                        "another process has the arena, or had it meanwhile".to_owned()
+                    }
+                    lost => lost.to_string(),
+                };
+                let text = format!("{}; {lost}", named(&successor, &error));
+                io::Error::new(io::ErrorKind::ResourceBusy, text)
+            }
         })
     }
 }

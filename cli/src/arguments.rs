@@ -63,7 +63,7 @@ Examples:
   heirloom inspect vmcore
   heirloom inspect vmcore --root 0x50f000 --json
   heirloom inspect --live
-  heirloom inspect --pid $(pidof cache)
+  heirloom inspect --pid $(pgrep -x cache)
   heirloom inspect memory.raw --base 0x40000000 --map handover.svg")]
 pub(crate) struct Inspect {
     #[command(flatten)]
@@ -301,13 +301,14 @@ pub(crate) struct Hold {
 
 /// Show the arena of a service: its owner, its size, what survives in it
 ///
-/// The service goes on meanwhile. Of an arena that is used, a finding may be what was just being changed: ask again.
+/// The service goes on meanwhile. Of an arena that is used, a finding may be what was just being changed: ask again. Where no owner
+/// can be seen (null in JSON) the arena is at rest, or a process of another pid namespace has it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit status: 0 if it is an arena, used or at rest; 2 if not.
 
 Examples:
-  heirloom status $(pidof cache)
+  heirloom status $(pgrep -x cache)
   heirloom status /proc/812/fd/4 --json | jq .owner.pid")]
 pub(crate) struct Status {
     /// The process that has the arena, or holds it for a service; or the arena's file
@@ -329,7 +330,7 @@ pub(crate) struct Status {
 Exit status: 0 if it is clear; 2 if not: a process has it, which is named, or it is no arena.
 
 Examples:
-  heirloom clear /proc/$(pidof heirloom)/fd/17")]
+  heirloom clear /proc/$(pgrep -x heirloom)/fd/17")]
 pub(crate) struct Clear {
     /// The process that holds the arena for a service; or the arena's file
     #[arg(value_name = "PID|PATH")]

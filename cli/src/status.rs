@@ -27,7 +27,8 @@ struct Told {
     bytes: u64,
     resident: u64,
     page_size: usize,
-    /// The process that has it; none where it is at rest.
+    /// The process that has it. None that can be seen from here: it is at rest, or used by a process of another pid namespace,
+    /// which only an attempt to take it would tell, and a service that starts at that instant would be refused.
     owner: Option<Owner>,
     /// What a successor would find; none where there is no handover yet.
     handover: Option<Handover>,
@@ -95,8 +96,10 @@ pub(crate) fn clear(clear: &Clear) -> Result<bool> {
         }
         opened => opened.with_context(at)?,
     };
-    // SAFETY: this process is the arena's owner, has no pointer into it, and runs no allocator on it. None else does: an owner
-    // would have been told just now.
+    // SAFETY: this process is the arena's owner, has no pointer into it, and runs no allocator on it. None else does: it would be
+    // the owner, and `open` would have named it; but for one that has just lent the arena to a process that it starts. That one
+    // does not touch it meanwhile, and where the start fails it does not take back what had another owner, as this process is
+    // by the turn that `open` counted.
     unsafe { arena.clear() }.with_context(at)?;
     Ok(true)
 }
@@ -148,7 +151,8 @@ impl Told {
     fn write(&self, out: &mut String) -> std::fmt::Result {
         let path = self.path.display().to_string();
         writeln!(out, "{STRONG}{}{STRONG:#}", shown(&path))?;
-        let owner = self.owner.as_ref().map_or("none: it is at rest".to_owned(), Owner::text);
+        let owner =
+            self.owner.as_ref().map_or("none that can be seen from here".to_owned(), Owner::text);
         writeln!(out, "  owner      {owner}")?;
         writeln!(out, "  memory     {}, {} resident", bytes(self.bytes), bytes(self.resident))?;
         let Some(handover) = &self.handover else {

@@ -32,18 +32,41 @@ struct Made {
 /// Entries of the larger map: several for each bucket, and more buckets than a segment has.
 const MANY: u32 = 3000;
 
-/// An arena whose kernel published a map, a log, a vector, an object, two maps under one name, and handles among other bytes;
-/// `changed`: with another value in the map.
-fn made(changed: bool) -> Made {
+/// A kernel on a new arena.
+fn boot() -> Heirloom<Arena> {
     let start = heirloom::kho::PhysAddr::new(8 << 30);
     let spec = RangeSpec { start, bytes: 8 << 20, node: NodeId(0) };
     let arena = Arena::create("objects", &[spec]).unwrap();
-    let mut memory = std::fs::File::from(arena.share().unwrap());
     let map = [(arena.ranges()[0].run(), NodeId(0))];
     let bytes = Heirloom::<Arena>::scratch_bytes(&map, arena.count()) as u64;
     let scratch = Run::covering(start, bytes).unwrap();
     // SAFETY: the arena is new, and nothing else uses it.
-    let kernel = unsafe { Heirloom::boot(arena, &map, &[scratch], "example 2.0") }.unwrap();
+    unsafe { Heirloom::boot(arena, &map, &[scratch], "example 2.0") }.unwrap()
+}
+
+/// All of the kernel's arena, with its entry.
+fn copy(kernel: &Heirloom<Arena>) -> Vec<u8> {
+    let arena = kernel.memory().machine();
+    arena.leave(kernel.entry()).unwrap();
+    let mut copy = Vec::new();
+    std::fs::File::from(arena.share().unwrap()).read_to_end(&mut copy).unwrap();
+    copy
+}
+
+/// An arena whose kernel published a map, in which `fill` put something.
+fn with_map(fill: impl FnOnce(&mut Map<'_, Arena>)) -> Vec<u8> {
+    let kernel = boot();
+    let pool = Pool::open(kernel.slabs()).unwrap();
+    let mut items = Map::<_>::create(&pool, 7).unwrap();
+    fill(&mut items);
+    kernel.publish("items", &<[u8; 16]>::from(items.handle())).unwrap();
+    copy(&kernel)
+}
+
+/// An arena whose kernel published a map, a log, a vector, an object, two maps under one name, and handles among other bytes;
+/// `changed`: with another value in the map.
+fn made(changed: bool) -> Made {
+    let kernel = boot();
     let names = kernel.slabs().cache(CacheSpec::new("names", 64)).unwrap();
     let name = names.alloc_zeroed().unwrap();
     // SAFETY: 64 bytes that were allocated just now.
@@ -90,12 +113,8 @@ fn made(changed: bool) -> Made {
     kernel.publish("points", &<[u8; 16]>::from(points.handle())).unwrap();
     drop((items, many, log, points));
     kernel.seal().unwrap();
-    let entry = kernel.entry();
-    kernel.memory().machine().leave(entry).unwrap();
-    let mut copy = Vec::new();
-    memory.read_to_end(&mut copy).unwrap();
     let handle = format!("{:032x}", u128::from_be_bytes(handle));
-    Made { bytes: copy, object: object.unwrap(), handle }
+    Made { bytes: copy(&kernel), object: object.unwrap(), handle }
 }
 
 /// The bytes that are extracted.
@@ -279,6 +298,96 @@ fn a_map_whose_lines_lead_back_to_one_before_comes_to_an_end() {
         ran.out.contains("not sound: it leads to more than all that is preserved\n"),
         "{ran:?}"
     );
+}
+
+/// What a head begins with is written by `heirloom-collections` and read here.
+#[test]
+fn containers_of_each_kind_are_known_by_what_the_collections_write() {
+    let file = Temporary::new(&made(false).bytes);
+    let json = heirloom(&["inspect", "--json", "--quick", file.as_str()]).json();
+    for (root, kind) in [("items", "map"), ("points", "vector"), ("log", "log")] {
+        let root = &json["subtrees"][root];
+        let head = usize::from_str_radix(&root["addr"].as_str().unwrap()[2..], 16).unwrap();
+        let magic = file.read()[offset_of(&file, head)..][..8].escape_ascii().to_string();
+        assert_eq!(root["container"]["kind"], kind, "{magic}");
+    }
+}
+
+/// The words of a map with 82 entries, of which the last added bucket 16, in the bytes of its arena.
+struct Words {
+    bytes: Vec<u8>,
+    head: usize,
+    /// From an address to a place.
+    back: usize,
+}
+
+const FEW: usize = 82;
+
+impl Words {
+    fn new() -> Self {
+        let file = Temporary::new(&with_map(|map| {
+            for n in 0..FEW {
+                map.insert(format!("key {n}").as_bytes(), b"value").unwrap();
+            }
+        }));
+        let json = heirloom(&["inspect", "--json", "--quick", file.as_str()]).json();
+        let head = json["subtrees"]["items"]["addr"].as_str().unwrap();
+        let addr = usize::from_str_radix(&head[2..], 16).unwrap();
+        let head = offset_of(&file, addr);
+        let words = Self { bytes: file.read(), head, back: addr - head };
+        assert_eq!(words.get(head + 4 * 8), 17, "one bucket was added");
+        words
+    }
+
+    fn get(&self, at: usize) -> u64 {
+        u64::from_le_bytes(self.bytes[at..at + 8].try_into().unwrap())
+    }
+
+    fn set(&mut self, at: usize, word: u64) {
+        self.bytes[at..at + 8].copy_from_slice(&word.to_le_bytes());
+    }
+
+    /// Where the words of a bucket's first line are.
+    fn line(&self, bucket: usize) -> [usize; 7] {
+        let segment = (self.get(self.head + 32 * 8) & ((1 << 48) - 1)) as usize * 16 - self.back;
+        std::array::from_fn(|word| segment + 64 + 64 * bucket + 8 * word)
+    }
+
+    /// Each key is listed once.
+    fn check(&self) {
+        let file = Temporary::new(&self.bytes);
+        let ran = heirloom(&["list", file.as_str(), "items"]);
+        let mut keys: Vec<_> =
+            ran.out.lines().map(|line| line.split("  ").last().unwrap()).collect();
+        keys.sort_unstable();
+        let mut expected: Vec<_> = (0..FEW).map(|n| format!("key {n}")).collect();
+        expected.sort_unstable();
+        assert_eq!(keys, expected, "{}", ran.err);
+    }
+}
+
+/// A kernel ended behind the store by which a bucket was added: what it took is in its parent still, which the next kernel clears.
+#[test]
+fn what_was_moved_to_a_new_bucket_when_a_kernel_ended_is_listed_once() {
+    let mut words = Words::new();
+    words.check();
+    let moved = words.line(16).map(|at| words.get(at));
+    let moved = moved.into_iter().find(|link| *link != 0).unwrap();
+    let free = words.line(0).into_iter().find(|at| words.get(*at) == 0).unwrap();
+    words.set(free, moved);
+    words.check();
+}
+
+/// A kernel ended while it moved a link within its bucket, which the head names.
+#[test]
+fn what_was_moved_within_its_bucket_when_a_kernel_ended_is_listed_once() {
+    let mut words = Words::new();
+    let line = words.line(16);
+    let moved = line.map(|at| words.get(at)).into_iter().find(|link| *link != 0).unwrap();
+    let free = line.into_iter().find(|at| words.get(*at) == 0).unwrap();
+    words.set(free, moved);
+    words.set(words.head + 6 * 8, moved);
+    words.check();
 }
 
 /// Where in the file of an arena with one range the byte at an address is: the only place with that head.

@@ -2,12 +2,17 @@
 
 mod common;
 
+use std::fs::File;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use common::{FIXTURE, Ran, heirloom};
 use heirloom::Heirloom;
 use heirloom::arena::{Arena, RangeSpec};
 use heirloom::folio::{Cpus, DirectMap, NodeId};
+use heirloom::jump::Jump;
 use heirloom::kho::{PhysAddr, Run};
 use heirloom::slab::CacheSpec;
 
@@ -96,7 +101,39 @@ fn an_arena_at_rest_says_so() {
     assert_eq!(told["owner"], serde_json::Value::Null);
     assert_eq!(told["handover"]["roots"][0]["name"], "notes");
     let ran = heirloom(&["status", &path(&file)]);
-    assert!(ran.out.contains("  owner      none: it is at rest\n"), "{ran:?}");
+    assert!(ran.out.contains("  owner      none that can be seen from here\n"), "{ran:?}");
+}
+
+/// Tells this program that it is the process that takes the lock on its input.
+const LOCKS: &str = "HEIRLOOM_TEST_LOCKS";
+
+/// As in another pid namespace: the lock is held, and the process that took it is none that is there.
+#[test]
+fn an_arena_whose_owner_is_not_to_be_seen_is_neither_said_to_be_at_rest_nor_cleared() {
+    const TEST: &str =
+        "an_arena_whose_owner_is_not_to_be_seen_is_neither_said_to_be_at_rest_nor_cleared";
+    if std::env::var_os(LOCKS).is_some() {
+        File::from(std::io::stdin().as_fd().try_clone_to_owned().unwrap()).lock().unwrap();
+        return;
+    }
+    let file = {
+        let kernel = kernel("status-unseen");
+        kernel.memory().machine().share().unwrap()
+    };
+    // What is locked is this open file, which that process has but for its life.
+    let locked = File::open(path(&file)).unwrap();
+    let mut owner = Command::new(std::env::current_exe().unwrap());
+    owner.args([TEST, "--exact"]).env(LOCKS, "").stdin(locked.try_clone().unwrap());
+    assert!(owner.output().unwrap().status.success());
+    let told = status(&path(&file));
+    assert_eq!(told["owner"], serde_json::Value::Null);
+    let ran = heirloom(&["status", &path(&file)]);
+    assert!(ran.out.contains("  owner      none that can be seen from here\n"), "{ran:?}");
+    let ran = heirloom(&["clear", &path(&file)]);
+    assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{ran:?}");
+    assert!(ran.err.contains("a process that cannot be seen from here has the arena"), "{ran:?}");
+    assert_eq!(status(&path(&file))["handover"], told["handover"]);
+    drop(locked);
 }
 
 #[test]
@@ -109,6 +146,43 @@ fn an_arena_that_is_used_is_not_cleared_and_the_process_is_named() {
     let named = format!("process {} (", std::process::id());
     assert!(ran.err.contains(&named) && ran.err.contains("uses it: end that first"), "{ran:?}");
     assert_eq!(status(&path(&file)), before);
+}
+
+/// A service lends its arena to a successor, which does not come to be: what `clear` did meanwhile it is told.
+#[test]
+fn a_service_whose_arena_was_cleared_while_it_was_lent_is_told_that_it_lost_it() {
+    let kernel = kernel("clear-lent");
+    let file = kernel.memory().machine().share().unwrap();
+    // Between `fork` and `exec` the child says that it is there, and waits for a byte.
+    let (mut lent, says) = std::io::pipe().unwrap();
+    let (waits, goes_on) = std::io::pipe().unwrap();
+    let mut successor = Command::new("/no/such/successor");
+    let pause = move || {
+        (&says).write_all(b"1")?;
+        (&waits).read_exact(&mut [0])
+    };
+    // SAFETY: two system calls.
+    unsafe { successor.pre_exec(pause) };
+    let jump = Jump::new(kernel.memory().machine(), kernel.entry()).unwrap();
+    std::thread::scope(|scope| {
+        let cleared = scope.spawn(|| {
+            lent.read_exact(&mut [0]).unwrap();
+            let ran = heirloom(&["clear", &path(&file)]);
+            (&goes_on).write_all(b"1").unwrap();
+            ran
+        });
+        // SAFETY: nothing uses the memory meanwhile, nor from then on: the kernel is forgotten.
+        let error = unsafe { jump.spawn(successor) }.unwrap_err();
+        let Ran { code, out, err } = cleared.join().unwrap();
+        assert_eq!((code, out.as_str(), err.as_str()), (0, "", ""));
+        assert_eq!(error.kind(), std::io::ErrorKind::ResourceBusy, "{error}");
+    });
+    std::mem::forget(kernel);
+    let told = status(&path(&file));
+    assert_eq!(
+        (&told["owner"], &told["handover"]),
+        (&serde_json::Value::Null, &serde_json::Value::Null)
+    );
 }
 
 #[test]

@@ -28,7 +28,7 @@ use super::error::{MapFault, os};
 use super::{ArenaError, map};
 
 /// Where the slots are in the file.
-const SLOTS: [u64; 2] = [3968, 4032];
+pub(super) const SLOTS: [u64; 2] = [3968, 4032];
 const MAGIC: [u8; 8] = *b"hl-entry";
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Default)]

@@ -13,7 +13,7 @@
 //!
 //! Little-endian. `start` is a physical address, `offset` a place in the file; both, and `bytes`,
 //! are multiples of the page size. What follows the last range is not looked at; at the end of the
-//! first 4 KiB is room for the handover's entry (`entry`).
+//! first 4 KiB are the number of the owner's turn (`turn`) and room for the handover's entry (`entry`).
 
 use heirloom_folio::NodeId;
 use heirloom_kho::PageSize;

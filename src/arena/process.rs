@@ -41,6 +41,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 use super::ArenaError;
 use super::error::os;
 use super::map::MAX_RANGES;
+use super::turn;
 
 /// Stands for a descriptor that there is none of.
 const NONE: RawFd = -1;
@@ -69,8 +70,8 @@ struct Record {
     /// The descriptor whose lock makes this process the owner, or [`NONE`]. Records of one file
     /// share it, and the last one closes it.
     lock: RawFd,
-    /// The process was the owner, and has passed that on.
-    lent: bool,
+    /// The process was the owner, has passed that on, and noted whose [turn] it was.
+    lent: Option<u64>,
     count: usize,
     pieces: [Piece; MAX_RANGES],
 }
@@ -134,7 +135,7 @@ impl Part {
                 file: file.map_or(NONE, |file| file.as_raw_fd()),
                 key,
                 lock: NONE,
-                lent: false,
+                lent: None,
                 count: 0,
                 pieces: [blank; MAX_RANGES],
             });
@@ -202,7 +203,7 @@ impl Part {
                 let (file, key, pid) = (record.file, record.key, record.pid);
                 let lock = match list.lock_on(key, pid) {
                     Some(lock) => Some(lock),
-                    None => lock(file)?.map(IntoRawFd::into_raw_fd),
+                    None => first_lock(file)?.map(IntoRawFd::into_raw_fd),
                 };
                 if let Some(lock) = lock {
                     self.record(&mut list).lock = lock;
@@ -253,33 +254,52 @@ pub(super) fn owner_of(file: BorrowedFd<'_>) -> Result<Option<i32>, ArenaError> 
     Ok(owner(Key::of(file)?))
 }
 
+/// Returns the lock on the file of a record for a process that was not the owner, whose [turn] it is from then on; `None`
+/// if another process has it.
+fn first_lock(file: RawFd) -> Result<Option<OwnedFd>, ArenaError> {
+    let Some(lock) = lock(file)? else { return Ok(None) };
+    // SAFETY: open as long as the record is in the list, whose lock the caller holds.
+    turn::count(unsafe { BorrowedFd::borrow_raw(file) })?;
+    Ok(Some(lock))
+}
+
 /// Lets the file go that this process owns, for a process that is about to be started.
 pub(crate) fn lend(file: BorrowedFd<'_>) -> Result<(), ArenaError> {
     let (key, pid) = (Key::of(file)?, pid());
     let mut list = LIST.lock();
     let Some(lock) = list.lock_on(key, pid) else { return Ok(()) };
+    let turn = turn::read(file)?;
     for record in list.records().filter(|record| record.lock == lock) {
-        (record.lock, record.lent) = (NONE, true);
+        (record.lock, record.lent) = (NONE, Some(turn));
     }
     unlock(lock, pid);
     Ok(())
 }
 
 /// Takes back what was [lent](lend) to a process that was not started.
+///
+/// # Errors
+/// [`ArenaError::InUse`]: another process has it; or had it meanwhile, so that what is in the memory may be another's: then
+/// no process is named.
 pub(crate) fn take_back(file: BorrowedFd<'_>) -> Result<(), ArenaError> {
     let (key, pid) = (Key::of(file)?, pid());
     let mut list = LIST.lock();
-    let is_lent = |record: &Record| record.key == key && record.pid == pid && record.lent;
+    let is_lent = |record: &Record| record.key == key && record.pid == pid && record.lent.is_some();
     if !list.records().any(|record| is_lent(record)) {
         return Ok(());
     }
-    let lock = lock(file.as_raw_fd())?.map(IntoRawFd::into_raw_fd);
-    let Some(lock) = lock else {
+    let Some(lock) = lock(file.as_raw_fd())? else {
         drop(list);
         return Err(ArenaError::InUse { pid: owner(key) });
     };
+    // (Records of one that was lent before, and opened anew since, noted an earlier turn.)
+    let turn = Some(turn::read(file)?);
+    if !list.records().any(|record| is_lent(record) && record.lent == turn) {
+        return Err(ArenaError::InUse { pid: None });
+    }
+    let lock = lock.into_raw_fd();
     for record in list.records().filter(|record| is_lent(record)) {
-        (record.lock, record.lent) = (lock, false);
+        (record.lock, record.lent) = (lock, None);
     }
     Ok(())
 }
@@ -360,8 +380,11 @@ mod tests {
 
     use super::*;
 
+    /// A file with a first page.
     fn memfd() -> OwnedFd {
-        rustix::fs::memfd_create("process", rustix::fs::MemfdFlags::CLOEXEC).unwrap()
+        let file = rustix::fs::memfd_create("process", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&file, 4096).unwrap();
+        file
     }
 
     #[test]
@@ -380,6 +403,34 @@ mod tests {
         drop(one);
         assert!(lock(file.as_raw_fd()).unwrap().is_none());
         drop(two);
+        assert!(lock(file.as_raw_fd()).unwrap().is_some());
+    }
+
+    #[test]
+    fn what_another_owner_had_meanwhile_is_not_taken_back() {
+        let file = memfd();
+        let part = || Part::new(Some(file.as_fd())).unwrap();
+        let (one, before) = (part(), turn::read(file.as_fd()).unwrap());
+        one.own().unwrap();
+        assert_eq!(turn::read(file.as_fd()), Ok(before + 1));
+        lend(file.as_fd()).unwrap();
+        // Another owner, which has let it go by now.
+        drop(first_lock(file.as_raw_fd()).unwrap().expect("lent"));
+        assert_eq!(take_back(file.as_fd()), Err(ArenaError::InUse { pid: None }));
+        assert!(lock(file.as_raw_fd()).unwrap().is_some());
+        // Opened anew, while what was lent is still there, it can be lent and taken back again.
+        let two = part();
+        two.own().unwrap();
+        lend(file.as_fd()).unwrap();
+        take_back(file.as_fd()).unwrap();
+        assert!(lock(file.as_raw_fd()).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_file_without_a_first_page_has_no_owner() {
+        let file = rustix::fs::memfd_create("process", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let part = Part::new(Some(file.as_fd())).unwrap();
+        assert!(matches!(part.own(), Err(ArenaError::BadMap(_))));
         assert!(lock(file.as_raw_fd()).unwrap().is_some());
     }
 }

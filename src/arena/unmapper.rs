@@ -18,6 +18,7 @@ use core::ptr::without_provenance_mut;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::{Mutex, PoisonError};
 
+use rustix::io::retry_on_intr;
 use rustix::mm::{MapFlags, ProtFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -63,8 +64,8 @@ fn start_one() -> Result<OwnedFd, ArenaError> {
     let (awaited, held) = pipe_with(PipeFlags::CLOEXEC).map_err(os("pipe2"))?;
     let (closed, open) = pipe_with(PipeFlags::CLOEXEC).map_err(os("pipe2"))?;
     let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::STACK);
-    // SAFETY: the kernel chooses the place, so no existing mapping is touched. It is never unmapped, as the unmapper's end
-    // is not waited for.
+    // SAFETY: the kernel chooses the place, so no existing mapping is touched. Once there is an unmapper it is never unmapped,
+    // as its end is not waited for.
     let stacks =
         unsafe { rustix::mm::mmap_anonymous(core::ptr::null_mut(), 2 * STACK, access, flags) };
     let stacks = stacks.map_err(super::error::map(2 * STACK))?.cast::<u8>();
@@ -77,21 +78,35 @@ fn start_one() -> Result<OwnedFd, ArenaError> {
         // lives as long. It calls nothing that needs to know which thread it is.
         unsafe { libc::clone(starts, stack.cast(), flags, (&raw const told).cast_mut().cast()) }
     });
-    if starter < 0 {
-        return Err(last("clone"));
-    }
-    let mut status = 0;
-    // SAFETY: writes to the number alone. (No other call waits for a process that ends without a signal.)
-    let waited = unsafe { libc::waitpid(starter, &raw mut status, libc::__WALL) };
-    if waited != starter || status != 0 {
-        return Err(ArenaError::Os { call: "clone", errno: libc::EAGAIN });
+    let refused = if starter < 0 {
+        Some(last("clone"))
+    } else {
+        // An error of the starter's `clone`, which it cannot say more of.
+        let refused = ArenaError::Os { call: "clone", errno: libc::EAGAIN };
+        (wait_for(starter)? != 0).then_some(refused)
+    };
+    if let Some(error) = refused {
+        // SAFETY: mapped just now; no process runs on it: there is no unmapper, and no starter any more.
+        let _ = unsafe { rustix::mm::munmap(stacks.cast(), 2 * STACK) };
+        return Err(error);
     }
     drop(open);
     // Until the unmapper has closed its copies of all descriptors: of a lock, too.
-    match rustix::io::read(&closed, &mut [0_u8; 1]) {
-        Ok(_) => Ok(held),
-        Err(errno) => Err(os("read")(errno)),
+    retry_on_intr(|| rustix::io::read(&closed, &mut [0_u8; 1])).map_err(os("read"))?;
+    Ok(held)
+}
+
+/// Waits for the starter, which has ended, and returns how: zero if there is an unmapper.
+fn wait_for(starter: libc::pid_t) -> Result<c_int, ArenaError> {
+    let mut status = 0;
+    // SAFETY: writes to the number alone. (No other call waits for a process that ends without a signal.)
+    while unsafe { libc::waitpid(starter, &raw mut status, libc::__WALL) } < 0 {
+        let error = last("waitpid");
+        if error != (ArenaError::Os { call: "waitpid", errno: libc::EINTR }) {
+            return Err(error);
+        }
     }
+    Ok(status)
 }
 
 /// Starts the unmapper in a process of its own, which ends then: so the unmapper is the system's to wait for.

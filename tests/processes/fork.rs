@@ -8,13 +8,13 @@ use crate::{arena, boot, elsewhere};
 
 /// How a forked process ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum End {
+pub(crate) enum End {
     Exit(i32),
     Signal(i32),
 }
 
 /// Runs `f` in a forked process, made by `make`, and waits for its end.
-fn forked(make: impl FnOnce() -> libc::pid_t, f: impl FnOnce() -> i32) -> End {
+pub(crate) fn forked(make: impl FnOnce() -> libc::pid_t, f: impl FnOnce() -> i32) -> End {
     match make() {
         0 => {
             let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap_or(101);
@@ -36,7 +36,7 @@ fn forked(make: impl FnOnce() -> libc::pid_t, f: impl FnOnce() -> i32) -> End {
 }
 
 /// The C library's call, with what is registered for it.
-fn libc_fork() -> libc::pid_t {
+pub(crate) fn libc_fork() -> libc::pid_t {
     // SAFETY: the child makes system calls, touches the arena and exits.
     unsafe { libc::fork() }
 }

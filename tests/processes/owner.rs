@@ -1,6 +1,7 @@
 //! One process has an arena at a time, and others are told which.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use heirloom::Entry;
@@ -217,4 +218,37 @@ fn a_start_that_fails_leaves_the_arena_to_its_owner() {
     assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
     assert!(error.to_string().contains("/no/such/program"), "{error}");
     assert!(asked(&arena, "asker").contains("refused"));
+}
+
+#[test]
+fn an_owner_whose_start_failed_is_told_if_another_process_had_the_arena_meanwhile() {
+    let arena = arena("had meanwhile");
+    // Between `fork` and `exec` the child says that it is there, and waits for a byte.
+    let (mut lent, says) = std::io::pipe().unwrap();
+    let (waits, goes_on) = std::io::pipe().unwrap();
+    let mut successor = Command::new("/no/such/program");
+    let pause = move || {
+        (&says).write_all(b"1")?;
+        (&waits).read_exact(&mut [0])
+    };
+    // SAFETY: two system calls.
+    unsafe { successor.pre_exec(pause) };
+    let jump = Jump::new(&arena, entry()).unwrap();
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            lent.read_exact(&mut [0]).unwrap();
+            let told = asked(&arena, "asker");
+            (&goes_on).write_all(b"1").unwrap();
+            told
+        });
+        // SAFETY: no allocator runs on the arena.
+        let error = unsafe { jump.spawn(successor) }.unwrap_err();
+        assert!(other.join().unwrap().contains("opened"));
+        assert_eq!(error.kind(), std::io::ErrorKind::ResourceBusy, "{error}");
+        let text = error.to_string();
+        assert!(text.starts_with("/no/such/program: No such file"), "{text}");
+        assert!(text.ends_with("another process has the arena, or had it meanwhile"), "{text}");
+    });
+    // It is a matter of opening it anew, as for any other process.
+    assert!(asked(&arena, "asker").contains("opened"));
 }

@@ -11,7 +11,8 @@ use heirloom::jump::{Inherited, Jump};
 use heirloom::kho::{PAGE_SIZE, PhysAddr};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{arena, lend, lent, part, plays};
+use crate::fork::{End, forked, libc_fork};
+use crate::{arena, elsewhere, lend, lent, part, plays};
 
 /// Pages of the arena that is touched: all that it has.
 const PAGES: u64 = (8 << 20) / PAGE_SIZE as u64;
@@ -150,6 +151,59 @@ fn a_process_that_executes_its_successor_leaves_its_pages_mapped() {
     goes_on(service.unmapper);
     service.send("end\n");
     assert!(service.child.wait().unwrap().success());
+}
+
+#[test]
+fn an_unmapper_is_of_its_service_s_program_and_has_another_name() {
+    let name = format!("unmap-name-{}", std::process::id());
+    let mut service = Service::new(&name, arena(&name));
+    let (pid, unmapper) = (service.child.id(), service.unmapper.as_raw_nonzero());
+    let told = |file| {
+        let of = |pid: &dyn std::fmt::Display| format!("/proc/{pid}/{file}");
+        [of(&pid), of(&unmapper)]
+    };
+    let [one, other] = told("exe").map(|exe| fs::read_link(exe).unwrap());
+    assert_eq!(one, other, "what `pidof` goes by");
+    let [one, other] = told("comm").map(|comm| fs::read_to_string(comm).unwrap());
+    assert_ne!(one, other, "what `pgrep -x` goes by");
+    kill_process(service.unmapper, Signal::CONT).unwrap();
+    service.send("end\n");
+    assert!(service.child.wait().unwrap().success());
+    ends(service.unmapper);
+}
+
+/// How many processes start an unmapper each, and how many microseconds there are between two of a process's signals.
+const PROCESSES: u32 = 200;
+const BETWEEN: libc::suseconds_t = 30;
+
+extern "C" fn nothing(_: libc::c_int) {}
+
+/// Lets signals come that interrupt calls, again and again.
+fn interrupts() {
+    let often = libc::timeval { tv_sec: 0, tv_usec: BETWEEN };
+    let often = libc::itimerval { it_interval: often, it_value: often };
+    // SAFETY: all zeroes are a `sigaction`, one without `SA_RESTART`; the handler does nothing, and the timer is read.
+    unsafe {
+        let mut action = core::mem::zeroed::<libc::sigaction>();
+        action.sa_sigaction = nothing as *const () as libc::sighandler_t;
+        assert_eq!(libc::sigaction(libc::SIGALRM, &raw const action, core::ptr::null_mut()), 0);
+        assert_eq!(libc::setitimer(libc::ITIMER_REAL, &raw const often, core::ptr::null_mut()), 0);
+    }
+}
+
+#[test]
+fn an_unmapper_is_started_whatever_signals_come_meanwhile() {
+    if elsewhere("unmap::an_unmapper_is_started_whatever_signals_come_meanwhile") {
+        return;
+    }
+    let arena = arena("unmap-signals");
+    for n in 0..PROCESSES {
+        let end = forked(libc_fork, || {
+            interrupts();
+            i32::from(arena.unmap_later().is_err())
+        });
+        assert_eq!(end, End::Exit(0), "process {n}");
+    }
 }
 
 #[test]

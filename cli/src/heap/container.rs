@@ -16,6 +16,7 @@ const PARTS: &str = "collections-";
 /// Words of a head.
 const SIZE: u64 = 4;
 const LEN: u64 = 5;
+const MOVED: u64 = 6;
 const REPLACED: u64 = 10;
 const DIRECT: u64 = 32;
 const PAGES: u64 = 96;
@@ -96,6 +97,17 @@ impl Kind {
             Self::Log => "log",
         }
     }
+}
+
+/// The bucket of a hash, of `buckets`: as `heirloom-collections` chooses it.
+const fn bucket_of(hash: u64, buckets: u64) -> u64 {
+    let mask = match buckets.checked_next_power_of_two() {
+        Some(power) => power - 1,
+        // Of a forged head.
+        None => u64::MAX,
+    };
+    let bucket = hash & mask;
+    if bucket < buckets { bucket } else { bucket & mask >> 1 }
 }
 
 /// How a link leads on.
@@ -205,10 +217,13 @@ impl<'h, 'i> Container<'h, 'i> {
         }
     }
 
+    /// What a kernel left in the middle of a change is passed over, as the next one clears it: what belongs to a bucket that was
+    /// added and is in its parent too, and the second word of the link that was being moved within its bucket.
     fn entries(&self, each: &mut dyn FnMut(Entry) -> Result<bool>) -> Result<()> {
-        let buckets = self.word(SIZE)?.max(1);
+        let (buckets, moved) = (self.word(SIZE)?.max(1), led(self.word(MOVED)?));
         let mut segment = None;
         for bucket in 0..buckets {
+            let mut seen = false;
             if bucket % LINES == 0 {
                 segment = self.numbered(bucket / LINES, SEGMENT)?;
             }
@@ -219,7 +234,14 @@ impl<'h, 'i> Container<'h, 'i> {
             while let Some(line) = next {
                 for slot in 0..LINKS {
                     let link = self.at_word(line, slot)?;
-                    if link != 0 && !each(self.entry(link, bucket)?)? {
+                    if link == 0 {
+                        continue;
+                    }
+                    let (entry, hash) = self.entry(link, bucket)?;
+                    let is_moved = led(link) == moved;
+                    let is_left = is_moved && seen || bucket_of(hash, buckets) != bucket;
+                    seen |= is_moved;
+                    if !is_left && !each(entry)? {
                         return Ok(());
                     }
                 }
@@ -233,7 +255,8 @@ impl<'h, 'i> Container<'h, 'i> {
         Ok(())
     }
 
-    fn entry(&self, link: u64, bucket: u64) -> Result<Entry> {
+    /// The entry that a link of a bucket leads to, and the low half of its key's hash.
+    fn entry(&self, link: u64, bucket: u64) -> Result<(Entry, u64)> {
         const HEADER: u64 = 24;
         let (object, key, more) = self.part(link, bucket)?;
         let (key, value) = (u64::from(key), more & u64::from(u32::MAX));
@@ -248,7 +271,7 @@ impl<'h, 'i> Container<'h, 'i> {
         let there = self.heap.image.read(start, &mut bytes);
         there.with_context(|| format!("the key at {start} is not in the image"))?;
         let at = start.checked_add(key).context("beyond all memory")?;
-        Ok(Entry { key: Key::Bytes(bytes), at, bytes: value })
+        Ok((Entry { key: Key::Bytes(bytes), at, bytes: value }, more >> 32))
     }
 
     fn elements(&self, element: u64, each: &mut dyn FnMut(Entry) -> Result<bool>) -> Result<()> {
