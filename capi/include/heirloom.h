@@ -1341,7 +1341,7 @@ int heirloom_finish(struct heirloom *h,
  *
  * @return null if there is no free folio of this order, or for an order or flags that cannot be: heirloom_last_error().
  *
- * Context: any, interrupt handlers included, and NMIs that make no other call.
+ * Context: any, interrupt handlers included (not NMIs).
  *
  * Safety:
  * As for heirloom_alloc().

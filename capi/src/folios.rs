@@ -53,7 +53,7 @@ unsafe fn folio<'a>(
 ///
 /// @return null if there is no free folio of this order, or for an order or flags that cannot be: heirloom_last_error().
 ///
-/// Context: any, interrupt handlers included, and NMIs that make no other call.
+/// Context: any, interrupt handlers included (not NMIs).
 ///
 /// # Safety
 /// As for heirloom_alloc().
@@ -123,10 +123,10 @@ pub unsafe extern "C" fn heirloom_folio_preserve(
     let preserve = || {
         // SAFETY: the caller's promise.
         let (kernel, block) = unsafe { folio(h, ptr, order) }?;
+        let named = Handle::new(Parts::Folio(block)).map_err(::heirloom::Error::from)?;
         // SAFETY: the caller's promise.
         unsafe { kernel.memory().preserve(block) }?;
         if !handle.is_null() {
-            let named = Handle::new(Parts::Folio(block)).map_err(::heirloom::Error::from)?;
             // SAFETY: the caller's promise.
             unsafe { handle.write(named.into()) };
         }
