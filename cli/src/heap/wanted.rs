@@ -86,17 +86,9 @@ fn indexed(text: &str) -> Option<(&str, usize)> {
     Some((name, index.parse().ok()?))
 }
 
-/// 32 hexadecimal digits.
+/// Reads the 32 hexadecimal digits of a handle.
 fn handle(text: &str) -> Option<[u8; 16]> {
-    let digits = text.as_bytes().as_chunks::<2>().0;
-    let sound = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let digits: &[[u8; 2]; 16] = digits.try_into().ok().filter(|_| sound)?;
-    let byte = |digits: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
-    let mut bytes = [0; 16];
-    for (into, digits) in bytes.iter_mut().zip(digits) {
-        *into = byte(digits)?;
-    }
-    Some(bytes)
+    hex(text)?.try_into().ok()
 }
 
 fn of_root<'h, 'i>(heap: &'h Heap<'i>, subtree: &Subtree, name: &str) -> Result<Found<'h, 'i>> {
@@ -138,7 +130,10 @@ impl Container<'_, '_> {
     pub(crate) fn entry_of(&self, key: &str, element: Option<u64>) -> Result<Entry> {
         let kind = self.kind.as_str();
         let wanted = match self.kind {
-            Kind::Map => vec![Some(Key::Bytes(key.as_bytes().to_vec())), hex(key).map(Key::Bytes)],
+            Kind::Map => vec![
+                Some(Key::Bytes(key.as_bytes().to_vec())),
+                key.strip_prefix("0x").and_then(hex).map(Key::Bytes),
+            ],
             Kind::Log | Kind::Vec => {
                 let number = key.parse().with_context(|| format!("a {kind} has numbers: {key}"))?;
                 vec![Some(Key::Number(number))]
@@ -156,8 +151,23 @@ impl Container<'_, '_> {
     }
 }
 
-fn hex(text: &str) -> Option<Vec<u8>> {
-    let (pairs, rest) = text.strip_prefix("0x")?.as_bytes().as_chunks::<2>();
-    let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+/// Reads bytes of two hexadecimal digits each, and nothing else: `+f`, which Rust's numbers may be, are none.
+fn hex(digits: &str) -> Option<Vec<u8>> {
+    let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
+    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+    let byte = |[high, low]: &[u8; 2]| Some(digit(*high)? << 4 | digit(*low)?);
     rest.is_empty().then(|| pairs.iter().map(byte).collect())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_are_read_two_a_byte() {
+        assert_eq!(hex("00fFa7"), Some(vec![0, 0xff, 0xa7]));
+        assert_eq!((hex("+f"), hex("abc"), hex("0x"), hex("é")), (None, None, None, None));
+        assert_eq!(handle(&"1f".repeat(16)), Some([0x1f; 16]));
+        assert_eq!((handle(&"1f".repeat(15)), handle(&"+f".repeat(16))), (None, None));
+    }
 }
