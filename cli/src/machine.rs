@@ -15,7 +15,7 @@ pub(crate) enum ByteOrder {
 }
 
 impl ByteOrder {
-    /// That of the machine that looks, and so of each image that can be looked at.
+    /// The byte order of the machine that runs this, and so of each image that it can read.
     pub(crate) const HERE: Self =
         if cfg!(target_endian = "big") { Self::Big } else { Self::Little };
 
@@ -29,7 +29,7 @@ impl ByteOrder {
 }
 
 impl Machine {
-    /// What an ELF file with this `e_machine` is for.
+    /// Returns the machine that an ELF file with this `e_machine` is for.
     pub(crate) fn of_elf(machine: u16, is_64: bool, order: ByteOrder) -> Self {
         let name = match (machine, is_64) {
             (62, _) => "x86_64",
@@ -50,7 +50,7 @@ impl Machine {
         Self { name: name.to_owned(), order: Some(order) }
     }
 
-    /// The one that `uname -m` says; `None` if it says nothing.
+    /// Returns the machine that `uname -m` calls `text`; `None` if that is no name.
     pub(crate) fn named(text: &str) -> Option<Self> {
         let word = text.trim();
         if word.is_empty() || !word.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -73,22 +73,22 @@ impl Machine {
         Some(Self { name: name.to_owned(), order: order.or(only) })
     }
 
-    /// The same in this byte order.
+    /// Returns this machine with `order` as its byte order.
     pub(crate) fn ordered(self, order: ByteOrder) -> Self {
         Self { order: Some(order), ..self }
     }
 
-    /// What it is called.
+    /// Returns its name.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its byte order, if that is known.
+    /// Returns its byte order, if that is known.
     pub(crate) const fn order(&self) -> Option<ByteOrder> {
         self.order
     }
 
-    /// The size of its pages in bytes, where it has one only.
+    /// Returns the size of its pages in bytes, if it has one size only.
     pub(crate) fn page_size(&self) -> Option<u64> {
         let only = ["x86_64", "i386", "s390x", "riscv64", "riscv32"];
         only.contains(&self.name()).then_some(4096)

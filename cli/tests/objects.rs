@@ -53,7 +53,7 @@ fn copy(kernel: &Heirloom<Arena>) -> Vec<u8> {
     copy
 }
 
-/// An arena whose kernel published a map, in which `fill` put something.
+/// Returns the image of an arena whose kernel filled a map by `fill`, and published it.
 fn with_map(fill: impl FnOnce(&mut Map<'_, Arena>)) -> Vec<u8> {
     let kernel = boot();
     let pool = Pool::open(kernel.slabs()).unwrap();

@@ -17,7 +17,7 @@ use crate::image::Image;
 /// A field of a structure: where it is, and how many bytes.
 type Field = (&'static str, usize, usize);
 
-/// Structures whose layout is public, by what their files say that they are.
+/// The structures with a public layout: the kind that a file says it is of, and the fields of its structure.
 const KNOWN: [(&str, &[Field]); 4] = [
     (
         "guest_memfd_luo_v1",
@@ -28,8 +28,8 @@ const KNOWN: [(&str, &[Field]); 4] = [
     ("huge-memfd-v1", &[("size", 0, 8), ("pos", 8, 8), ("nr_folios", 16, 8), ("order", 40, 1)]),
 ];
 
-/// What the structure at `data` of a file of this kind says; `None` if its layout is not known, or no preserved memory is
-/// there.
+/// Reads the structure at `data` of a file of this kind. Returns its fields; `None` if the layout is not known, or if no memory at
+/// `data` is preserved.
 pub(super) fn fields(
     left: &Left<'_, Image>,
     kind: &str,
@@ -56,7 +56,7 @@ pub(super) fn fields(
 /// The largest map of a descriptor store that is read, in bytes.
 const LARGEST: u64 = 1 << 20;
 
-/// What systemd's map of its descriptor store, the memfd with token 0, says of each token: which unit has it, under which name.
+/// Reads systemd's map of its descriptor store, the memfd with token 0. Returns which unit has each token, and under which name.
 pub(super) fn kept(left: &Left<'_, Image>, image: &Image, memfd: &Memfd) -> BTreeMap<u64, String> {
     let mut text = Vec::new();
     let whole = memfd.size <= LARGEST

@@ -68,7 +68,7 @@ pub(crate) enum Taking {
 const SMALLEST: usize = 4096;
 /// Structures that a kernel takes itself, or not at all.
 const BUILT_IN: [&str; 6] = ["kho", "luo", "memfd", "memblock", "reserve-mem", "kexec-metadata"];
-/// Structures whose version is a number in the code: a kernel's file has no text that says which it takes.
+/// The structures that have a number for a version: no text in a kernel's file says which number it takes.
 const NUMBERED: [&str; 2] = ["kexec-metadata", "heirloom-loans"];
 
 impl Kernel {
