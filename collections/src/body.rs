@@ -21,7 +21,7 @@ use crate::pool::Pool;
 use crate::word::Word;
 
 /// Links of a directory's page.
-const PAGE_LINKS: usize = (DIRECTORY_BYTES - 16) / 8;
+pub const PAGE_LINKS: usize = (DIRECTORY_BYTES - 16) / 8;
 /// Parts that there can be.
 pub(crate) const PARTS: u64 = usize_to_u64(DIRECT + PAGES * PAGE_LINKS);
 const _: () = assert!(DIRECT + PAGES * PAGE_LINKS <= parts::MAX, "all are found by it");

@@ -28,7 +28,7 @@ use crate::object::{Object, kind};
 use crate::word::Word;
 
 /// Buckets that there can be: there is a line behind the last.
-pub(crate) const MAX_BUCKETS: u64 = PARTS * LINES - 1;
+pub const MAX_BUCKETS: u64 = PARTS * LINES - 1;
 /// Buckets of an empty map.
 pub(crate) const MIN_BUCKETS: u64 = 16;
 /// Bytes of a line that is an object of its own.
@@ -38,7 +38,7 @@ const LINES_CHECKED: usize = 64;
 
 /// Returns the bucket of a hash, of `n`, at least one.
 #[inline]
-pub(crate) const fn bucket_of(hash: u32, n: u64) -> u64 {
+pub const fn bucket_of(hash: u32, n: u64) -> u64 {
     bucket_by(hash, n, mask_of(n))
 }
 

@@ -12,8 +12,10 @@ use heirloom_kho::narrow::{u8_to_usize, u32_to_u8, u32_to_usize, usize_to_u32};
 use heirloom_slab::internal::Text;
 use heirloom_slab::{CacheSpec, MAX_OBJECT};
 
+/// What the names of all caches of containers begin with.
+pub const PREFIX: &str = "collections-";
 /// Bytes of a segment of buckets: a quarter of a slab of 64 KiB.
-pub(crate) const SEGMENT_BYTES: usize = 64 * 255;
+pub const SEGMENT_BYTES: usize = 64 * 255;
 /// Bytes of a page of a directory: an eighth of one.
 pub(crate) const DIRECTORY_BYTES: usize = 8160;
 
@@ -94,7 +96,7 @@ impl Class {
     fn name(self) -> Text {
         let mut name = Text::default();
         // As many digits as `MAX_OBJECT` has always fit.
-        let _ = write!(name, "collections-{}", self.bytes());
+        let _ = write!(name, "{PREFIX}{}", self.bytes());
         name
     }
 

@@ -12,7 +12,7 @@ use crate::object::{Object, Owner, kind};
 use crate::word::Word;
 
 /// Bytes of an entry before its key: its owner and lengths, and its mark.
-const HEADER: usize = 24;
+pub const HEADER: usize = 24;
 
 /// An entry of a map, as long as the map is not changed.
 #[derive(Clone, Copy)]

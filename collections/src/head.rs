@@ -20,7 +20,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::word::Word;
 
 /// Words of a head.
-pub(crate) const WORDS: usize = 160;
+pub const WORDS: usize = 160;
 
 /// A head as it is written at first.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -31,19 +31,32 @@ pub(crate) struct HeadBytes {
 persist!(HeadBytes { words });
 
 /// Which word of a head is what.
-pub(crate) mod at {
-    pub(crate) const KIND: usize = 0;
-    pub(crate) const LAYOUT: usize = 1;
-    pub(crate) const HASH: usize = 2;
-    pub(crate) const SEED: usize = 3;
-    pub(crate) const SIZE: usize = 4;
-    pub(crate) const LEN: usize = 5;
-    pub(crate) const MOVED: usize = 6;
-    pub(crate) const NEW: usize = 8;
-    pub(crate) const OLD: usize = 9;
-    pub(crate) const AFTER: usize = 10;
-    pub(crate) const DIRECT: usize = 32;
-    pub(crate) const PAGES: usize = 96;
+pub mod at {
+    /// Kind and version.
+    pub const KIND: usize = 0;
+    /// The layout of elements.
+    pub const LAYOUT: usize = 1;
+    /// The name of the hash.
+    pub const HASH: usize = 2;
+    /// The seed of the hash.
+    pub const SEED: usize = 3;
+    /// How many buckets or chunks there are.
+    pub const SIZE: usize = 4;
+    /// How many elements there are.
+    pub const LEN: usize = 5;
+    /// The link that is being moved within its bucket.
+    pub const MOVED: usize = 6;
+    /// The link of what is being linked.
+    pub const NEW: usize = 8;
+    /// The link of what is being unlinked.
+    pub const OLD: usize = 9;
+    /// How many elements there will be after the operation that is going on; of a vector, the element that is being replaced,
+    /// plus one.
+    pub const AFTER: usize = 10;
+    /// The first of the links to segments or chunks.
+    pub const DIRECT: usize = 32;
+    /// The first of the links to pages of more.
+    pub const PAGES: usize = 96;
 }
 
 /// Links of a head that lead to segments.

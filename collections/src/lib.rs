@@ -119,3 +119,20 @@ pub use log::{Log, Records};
 pub use map::Map;
 pub use pool::Pool;
 pub use vec::Vec;
+
+/// What the command reads containers by in an image: one layout, with one place for it. It may change at any time.
+#[doc(hidden)]
+pub mod internal {
+    pub use crate::body::PAGE_LINKS;
+    pub use crate::buckets::{MAX_BUCKETS, bucket_of};
+    pub use crate::class::{PREFIX, SEGMENT_BYTES};
+    pub use crate::entry::HEADER as ENTRY_HEADER;
+    pub use crate::head::{WORDS, at};
+    pub use crate::line::{LINES, LINKS};
+    pub use crate::link::{Link, UNIT};
+    pub use crate::log::{FIRST, HEADER as LOG_HEADER, KIND as LOG, LAST};
+    pub use crate::map::KIND as MAP;
+    pub use crate::object::kind;
+    pub use crate::pool::HEADS;
+    pub use crate::vec::{HEADER as CHUNK_HEADER, KIND as VEC, REPLACED};
+}

@@ -14,9 +14,9 @@ use crate::class::SEGMENT_BYTES;
 use crate::word::Word;
 
 /// Links of a line.
-pub(crate) const LINKS: usize = 7;
+pub const LINKS: usize = 7;
 /// Lines of a segment.
-pub(crate) const LINES: u64 = usize_to_u64(SEGMENT_BYTES / 64) - 1;
+pub const LINES: u64 = usize_to_u64(SEGMENT_BYTES / 64) - 1;
 
 /// The words of a line: links, and the link to the next line.
 #[derive(Clone, Copy)]

@@ -13,7 +13,7 @@ use heirloom_kho::PhysAddr;
 use crate::class::Class;
 
 /// Bytes of a unit of addresses.
-pub(crate) const UNIT: u64 = 16;
+pub const UNIT: u64 = 16;
 const ADDR_BITS: u32 = 48;
 const CLASS_BITS: u32 = 7;
 const ADDR_MASK: u64 = (1 << ADDR_BITS) - 1;
@@ -23,7 +23,7 @@ pub(crate) const TAG_BITS: u32 = u64::BITS - TAG_SHIFT;
 
 /// Where an object is, and which cache it is of. Any number can be looked at as one.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Link(u64);
+pub struct Link(u64);
 
 impl Link {
     /// Leads to nothing.
@@ -41,7 +41,7 @@ impl Link {
 
     /// Returns what a word holds.
     #[inline]
-    pub(crate) const fn from_bits(bits: u64) -> Self {
+    pub const fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
 
@@ -51,8 +51,9 @@ impl Link {
         self.0
     }
 
+    /// Returns whether it leads to nothing.
     #[inline]
-    pub(crate) const fn is_none(self) -> bool {
+    pub const fn is_none(self) -> bool {
         self.0 == 0
     }
 
@@ -76,12 +77,13 @@ impl Link {
 
     /// Returns whether both lead to one object, whatever their tags.
     #[inline]
-    pub(crate) const fn same_object(self, other: Self) -> bool {
+    pub const fn same_object(self, other: Self) -> bool {
         (self.0 ^ other.0) << (u64::BITS - TAG_SHIFT) == 0
     }
 
+    /// Returns where the object is that it leads to.
     #[inline]
-    pub(crate) const fn addr(self) -> PhysAddr {
+    pub const fn addr(self) -> PhysAddr {
         PhysAddr::new((self.0 & ADDR_MASK) * UNIT)
     }
 

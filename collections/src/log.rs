@@ -18,12 +18,13 @@ use crate::pool::Pool;
 use crate::word::Word;
 
 /// What a log's head begins with: kind and version.
-const KIND: u64 = u64::from_le_bytes(*b"hl-log\0\x01");
-/// Which words of the head lead to the first and to the last segment.
-const FIRST: usize = at::DIRECT;
-const LAST: usize = at::DIRECT + 1;
+pub const KIND: u64 = u64::from_le_bytes(*b"hl-log\0\x01");
+/// Which word of the head leads to the first segment.
+pub const FIRST: usize = at::DIRECT;
+/// Which word of the head leads to the last segment.
+pub const LAST: usize = at::DIRECT + 1;
 /// Bytes of a segment before its records.
-const HEADER: u64 = 40;
+pub const HEADER: u64 = 40;
 /// Bytes of a record before its own.
 const LENGTH: u64 = 8;
 

@@ -20,7 +20,7 @@ use crate::object::kind;
 use crate::pool::Pool;
 
 /// What a map's head begins with: kind and version.
-const KIND: u64 = u64::from_le_bytes(*b"hl-map\0\x02");
+pub const KIND: u64 = u64::from_le_bytes(*b"hl-map\0\x02");
 /// Entries for each bucket, above which a bucket is added.
 const LOAD: u64 = 5;
 

@@ -17,15 +17,15 @@ use crate::link::UNIT;
 use crate::word::Word;
 
 /// Kinds that are no length of a key.
-pub(crate) mod kind {
+pub mod kind {
     /// A line of a bucket beyond its first.
-    pub(crate) const LINE: u16 = 0xffff;
+    pub const LINE: u16 = 0xffff;
     /// A segment of first lines.
-    pub(crate) const SEGMENT: u16 = 0xfffe;
+    pub const SEGMENT: u16 = 0xfffe;
     /// A page of a directory.
-    pub(crate) const DIRECTORY: u16 = 0xfffd;
+    pub const DIRECTORY: u16 = 0xfffd;
     /// A chunk of elements.
-    pub(crate) const CHUNK: u16 = 0xfffc;
+    pub const CHUNK: u16 = 0xfffc;
 }
 
 /// A container, by the address of its head: no two at the same time have one.

@@ -18,7 +18,7 @@ use crate::object::{Object, Owner};
 use crate::word::{point, settle};
 
 /// The name of the cache of heads.
-const HEADS: &str = "collections-heads";
+pub const HEADS: &str = "collections-heads";
 
 /// Where containers have their memory from: caches of their own in a [`Slabs`], named `collections-…`, which all containers of a
 /// kernel share. Opening one is the same in the first kernel and in each successor.

@@ -18,11 +18,11 @@ use crate::pool::Pool;
 use crate::word::settle;
 
 /// What a vector's head begins with: kind and version.
-const KIND: u64 = u64::from_le_bytes(*b"hl-vec\0\x01");
+pub const KIND: u64 = u64::from_le_bytes(*b"hl-vec\0\x01");
 /// Which word of the head says which element is being replaced, plus one.
-const REPLACED: usize = at::AFTER;
+pub const REPLACED: usize = at::AFTER;
 /// Bytes of a chunk before its elements.
-const HEADER: usize = 64;
+pub const HEADER: usize = 64;
 
 /// A vector of plain bytes, in chunks that never move. Each push, pop and replacement happens at one store: a successor finds it
 /// done or not done.

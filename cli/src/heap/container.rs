@@ -1,42 +1,16 @@
-//! Containers of `heirloom-collections`, as the book describes them: what is in a map, a vector, a log.
+//! Containers of `heirloom-collections` in an image: what is in a map, a vector, a log. Where it is that crate says.
 
 use std::fmt;
 
 use anyhow::{Context, Result, bail, ensure};
+use heirloom_collections::internal::{
+    CHUNK_HEADER, ENTRY_HEADER, FIRST, HEADS, LAST, LINES, LINKS, LOG, LOG_HEADER, Link, MAP,
+    MAX_BUCKETS, PAGE_LINKS, PREFIX, REPLACED, SEGMENT_BYTES, UNIT, VEC, WORDS, at, bucket_of,
+    kind,
+};
 use heirloom_kho::PhysAddr;
 
 use super::{Heap, Object};
-
-/// Bytes of a head, and the cache of heads.
-const HEAD_BYTES: u64 = 160 * 8;
-const HEADS: &str = "collections-heads";
-/// What the caches of all else are called.
-const PARTS: &str = "collections-";
-
-/// Words of a head.
-const SIZE: u64 = 4;
-const LEN: u64 = 5;
-const MOVED: u64 = 6;
-const REPLACED: u64 = 10;
-const DIRECT: u64 = 32;
-const PAGES: u64 = 96;
-/// Links of a page of the directory.
-const PAGE_LINKS: u64 = 1018;
-
-/// What an object says that it is, where that is no length of a key.
-const LINE: u16 = 0xffff;
-const SEGMENT: u16 = 0xfffe;
-const DIRECTORY: u16 = 0xfffd;
-const CHUNK: u16 = 0xfffc;
-
-/// Lines of a segment of a map, and links of a line.
-const LINES: u64 = 254;
-const LINKS: u64 = 7;
-/// Bytes of a chunk of a vector, and before its elements.
-const CHUNK_BYTES: u64 = 64 * 255;
-const CHUNK_HEADER: u64 = 64;
-/// Bytes of a log's segment before its records.
-const LOG_HEADER: u64 = 40;
 
 /// Which container it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -99,75 +73,60 @@ impl Kind {
     }
 }
 
-/// The bucket of a hash, of `buckets`: as `heirloom-collections` chooses it.
-const fn bucket_of(hash: u64, buckets: u64) -> u64 {
-    let mask = match buckets.checked_next_power_of_two() {
-        Some(power) => power - 1,
-        // Of a forged head.
-        None => u64::MAX,
-    };
-    let bucket = hash & mask;
-    if bucket < buckets { bucket } else { bucket & mask >> 1 }
-}
-
-/// How a link leads on.
-fn led(link: u64) -> PhysAddr {
-    PhysAddr::new((link & ((1 << 48) - 1)) * 16)
-}
-
 impl<'h, 'i> Container<'h, 'i> {
-    /// The container whose head is at `addr`; `None` if there is none of a kind and version that is known.
+    /// Returns the container with its head at `addr`; `None` if no container starts there, or one of a kind or version that
+    /// this build does not know.
     pub(crate) fn at(heap: &'h Heap<'i>, addr: PhysAddr) -> Option<Self> {
         let object = heap.object(addr)?;
         if object.addr != addr
-            || object.bytes != HEAD_BYTES
+            || object.bytes != 8 * WORDS as u64
             || object.cache.name().as_str() != HEADS
         {
             return None;
         }
-        let kind = match &heap.word(addr)?.to_le_bytes() {
-            b"hl-map\0\x02" => Kind::Map,
-            b"hl-vec\0\x01" => Kind::Vec,
-            b"hl-log\0\x01" => Kind::Log,
+        let kind = match heap.word(addr)? {
+            MAP => Kind::Map,
+            VEC => Kind::Vec,
+            LOG => Kind::Log,
             _ => return None,
         };
         Some(Self { heap, head: addr, kind })
     }
 
-    fn word(&self, index: u64) -> Result<u64> {
+    fn word(&self, index: usize) -> Result<u64> {
         self.at_word(self.head, index)
     }
 
-    fn at_word(&self, addr: PhysAddr, index: u64) -> Result<u64> {
-        let at = addr.checked_add(index * 8).context("beyond all memory")?;
+    fn at_word(&self, addr: PhysAddr, index: usize) -> Result<u64> {
+        let at = addr.checked_add(index as u64 * 8).context("beyond all memory")?;
         self.heap.word(at).with_context(|| format!("the word at {at} is not in the image"))
     }
 
     /// How many entries its head says that there are; of a log it says nothing.
     pub(crate) fn length(&self) -> Option<u64> {
-        (self.kind != Kind::Log).then(|| self.word(LEN).ok())?
+        (self.kind != Kind::Log).then(|| self.word(at::LEN).ok())?
     }
 
-    /// The object that a link leads to, with its kind, if it is this container's.
+    /// Returns the object that a link leads to, its kind and its second word, if it is this container's.
     fn part(&self, link: u64, from: u64) -> Result<(Object<'h>, u16, u64)> {
-        let addr = led(link);
+        let addr = Link::from_bits(link).addr();
         let object = self.heap.object(addr).filter(|object| {
             let name = object.cache.name();
-            object.addr == addr && name.as_str().starts_with(PARTS) && name.as_str() != HEADS
+            object.addr == addr && name.as_str().starts_with(PREFIX) && name.as_str() != HEADS
         });
         let object = object.with_context(|| {
             format!("the link {link:#x} at {from} leads to no object of a container")
         })?;
         let (owner, more) = (self.at_word(addr, 0)?, self.at_word(addr, 1)?);
         ensure!(
-            owner >> 16 == self.head.get() / 16,
+            owner >> 16 == self.head.get() / UNIT,
             "the link {link:#x} at {from} leads to an object of another container, at {addr}"
         );
         let [a, b, ..] = owner.to_le_bytes();
         Ok((object, u16::from_le_bytes([a, b]), more))
     }
 
-    /// The object of this kind and number that a link leads to.
+    /// Returns the object that a link leads to, if it is of this kind and number.
     fn meant(&self, link: u64, kind: u16, number: u64) -> Result<Object<'h>> {
         let (object, is, more) = self.part(link, number)?;
         ensure!(
@@ -178,23 +137,24 @@ impl<'h, 'i> Container<'h, 'i> {
         Ok(object)
     }
 
-    /// The numbered part of this kind; `None` if there is none.
-    fn numbered(&self, number: u64, kind: u16) -> Result<Option<Object<'h>>> {
-        let direct = PAGES - DIRECT;
-        let link = if number < direct {
-            self.word(DIRECT + number)?
-        } else {
-            let (page, index) = ((number - direct) / PAGE_LINKS, (number - direct) % PAGE_LINKS);
-            ensure!(page < 160 - PAGES, "part {number}: there are not so many");
-            match self.word(PAGES + page)? {
-                0 => 0,
-                link => {
-                    let page = self.meant(link, DIRECTORY, page)?;
-                    self.at_word(page.addr, 2 + index)?
+    /// Returns the part of this kind and number; `None` if there is none.
+    fn numbered(&self, number: u64, of: u16) -> Result<Option<Object<'h>>> {
+        let index = usize::try_from(number)?;
+        let link = match index.checked_sub(at::PAGES - at::DIRECT) {
+            None => self.word(at::DIRECT + index)?,
+            Some(beyond) => {
+                let (page, index) = (beyond / PAGE_LINKS, beyond % PAGE_LINKS);
+                ensure!(page < WORDS - at::PAGES, "part {number}: there are not so many");
+                match self.word(at::PAGES + page)? {
+                    0 => 0,
+                    link => {
+                        let page = self.meant(link, kind::DIRECTORY, page as u64)?;
+                        self.at_word(page.addr, 2 + index)?
+                    }
                 }
             }
         };
-        if link == 0 { Ok(None) } else { self.meant(link, kind, number).map(Some) }
+        if link == 0 { Ok(None) } else { self.meant(link, of, number).map(Some) }
     }
 
     /// Calls `each` with what is in it, until that returns `false`. `element`: the bytes of a vector's element, which it does not
@@ -220,12 +180,14 @@ impl<'h, 'i> Container<'h, 'i> {
     /// What a kernel left in the middle of a change is passed over, as the next one clears it: what belongs to a bucket that was
     /// added and is in its parent too, and the second word of the link that was being moved within its bucket.
     fn entries(&self, each: &mut dyn FnMut(Entry) -> Result<bool>) -> Result<()> {
-        let (buckets, moved) = (self.word(SIZE)?.max(1), led(self.word(MOVED)?));
+        let (buckets, moved) =
+            (self.word(at::SIZE)?.max(1), Link::from_bits(self.word(at::MOVED)?));
+        ensure!(buckets <= MAX_BUCKETS, "{buckets} buckets: there are {MAX_BUCKETS} at most");
         let mut segment = None;
         for bucket in 0..buckets {
             let mut seen = false;
             if bucket % LINES == 0 {
-                segment = self.numbered(bucket / LINES, SEGMENT)?;
+                segment = self.numbered(bucket / LINES, kind::SEGMENT)?;
             }
             let segment = segment.with_context(|| {
                 format!("of {buckets} buckets there is no segment for number {bucket}")
@@ -238,26 +200,26 @@ impl<'h, 'i> Container<'h, 'i> {
                         continue;
                     }
                     let (entry, hash) = self.entry(link, bucket)?;
-                    let is_moved = led(link) == moved;
+                    let is_moved = Link::from_bits(link).same_object(moved);
                     let is_left = is_moved && seen || bucket_of(hash, buckets) != bucket;
                     seen |= is_moved;
                     if !is_left && !each(entry)? {
                         return Ok(());
                     }
                 }
-                self.heap.spend(8 * (LINKS + 1))?;
+                self.heap.spend(8 * (LINKS as u64 + 1))?;
                 next = match self.at_word(line, LINKS)? {
                     0 => None,
-                    more => self.meant(more, LINE, bucket)?.addr.checked_add(16),
+                    more => self.meant(more, kind::LINE, bucket)?.addr.checked_add(16),
                 };
             }
         }
         Ok(())
     }
 
-    /// The entry that a link of a bucket leads to, and the low half of its key's hash.
-    fn entry(&self, link: u64, bucket: u64) -> Result<(Entry, u64)> {
-        const HEADER: u64 = 24;
+    /// Returns the entry that a link of a bucket leads to, and the low half of its key's hash.
+    fn entry(&self, link: u64, bucket: u64) -> Result<(Entry, u32)> {
+        const HEADER: u64 = ENTRY_HEADER as u64;
         let (object, key, more) = self.part(link, bucket)?;
         let (key, value) = (u64::from(key), more & u64::from(u32::MAX));
         ensure!(
@@ -271,13 +233,14 @@ impl<'h, 'i> Container<'h, 'i> {
         let there = self.heap.image.read(start, &mut bytes);
         there.with_context(|| format!("the key at {start} is not in the image"))?;
         let at = start.checked_add(key).context("beyond all memory")?;
-        Ok((Entry { key: Key::Bytes(bytes), at, bytes: value }, more >> 32))
+        Ok((Entry { key: Key::Bytes(bytes), at, bytes: value }, (more >> 32) as u32))
     }
 
     fn elements(&self, element: u64, each: &mut dyn FnMut(Entry) -> Result<bool>) -> Result<()> {
+        const HEADER: u64 = CHUNK_HEADER as u64;
         ensure!((1..=4096).contains(&element), "an element has 1 to 4096 bytes");
-        let (length, per_chunk) = (self.word(LEN)?, (CHUNK_BYTES - CHUNK_HEADER) / element);
-        // The first place is for the element that is being replaced, whose number plus one the head has.
+        let (length, per_chunk) = (self.word(at::LEN)?, (SEGMENT_BYTES as u64 - HEADER) / element);
+        // Place 0 holds the element that is being replaced: the head has its number plus one.
         let replaced = self.word(REPLACED)?;
         let mut chunk = None;
         for number in 0..length {
@@ -286,14 +249,14 @@ impl<'h, 'i> Container<'h, 'i> {
             let object = match chunk {
                 Some((of, object)) if of == part => object,
                 _ => {
-                    let object = self.numbered(part, CHUNK)?;
+                    let object = self.numbered(part, kind::CHUNK)?;
                     object.with_context(|| {
                         format!("of {length} elements there is no chunk for number {number}")
                     })?
                 }
             };
             chunk = Some((part, object));
-            let at = object.addr.checked_add(CHUNK_HEADER + place % per_chunk * element);
+            let at = object.addr.checked_add(HEADER + place % per_chunk * element);
             let at = at.context("beyond all memory")?;
             if !each(Entry { key: Key::Number(number), at, bytes: element })? {
                 return Ok(());
@@ -303,15 +266,15 @@ impl<'h, 'i> Container<'h, 'i> {
     }
 
     fn records(&self, each: &mut dyn FnMut(Entry) -> Result<bool>) -> Result<()> {
-        let (mut link, mut number) = (self.word(DIRECT)?, None);
+        let (mut link, mut number) = (self.word(FIRST)?, None);
         // One that was being destroyed is empty.
-        if self.word(DIRECT + 1)? == 0 {
+        if self.word(LAST)? == 0 {
             return Ok(());
         }
         while link != 0 {
-            let (object, kind, base) = self.part(link, number.unwrap_or_default())?;
+            let (object, is, base) = self.part(link, number.unwrap_or_default())?;
             ensure!(
-                kind == CHUNK && number.is_none_or(|number| number == base),
+                is == kind::CHUNK && number.is_none_or(|number| number == base),
                 "the object at {} is not the log's next segment",
                 object.addr
             );
@@ -332,7 +295,7 @@ impl<'h, 'i> Container<'h, 'i> {
             }
             let (mut at, mut here) = (LOG_HEADER, base);
             while at < end {
-                let length = self.at_word(object.addr, at / 8)?;
+                let length = self.at_word(object.addr, usize::try_from(at / 8)?)?;
                 let behind =
                     length.checked_next_multiple_of(8).and_then(|all| all.checked_add(at + 8));
                 let behind = behind.filter(|behind| *behind <= end);

@@ -4,8 +4,8 @@
 //!  a published root ── 16 bytes ──> named ──> an object of a cache ──> container: entries, records, elements
 //! ```
 //!
-//! Nothing in an image is believed: an object is one whose slab is sound and whose state says that it survives, and what a
-//! container leads to is its own by what the object itself says.
+//! Nothing in an image is believed. An object is one if its slab is sound and its state byte says that it survives; it is a
+//! container's if its own first word names that container.
 
 mod container;
 mod named;
@@ -56,7 +56,7 @@ pub(crate) struct Object<'h> {
 }
 
 impl<'i> Heap<'i> {
-    /// The objects of the handover that `survey` went through; none if heirloom did not write it.
+    /// Collects the objects of the handover that `survey` went through: none if heirloom did not write it.
     pub(crate) fn new(survey: &Survey<'i>) -> Self {
         let (left, image) = (survey.left(), survey.image);
         let directory = survey.header.as_ref().and_then(|header| header.cache_directory);
@@ -87,12 +87,12 @@ impl<'i> Heap<'i> {
         Some(ImageCaches::new(&self.left, self.directory?))
     }
 
-    /// The caches that there are.
+    /// Returns the caches.
     pub(crate) fn caches(&self) -> &[CacheRecord] {
         &self.caches
     }
 
-    /// The object around an address.
+    /// Returns the object around an address.
     pub(crate) fn object(&self, addr: PhysAddr) -> Option<Object<'_>> {
         let (slab, cache) = self.slabs.range(..=addr).next_back()?;
         let cache = self.caches.get(*cache)?;
@@ -100,7 +100,7 @@ impl<'i> Heap<'i> {
         Some(Object { addr, bytes: cache.object_size() as u64, tag, cache })
     }
 
-    /// The objects of the cache of this number, by slab.
+    /// Returns the objects of the cache of this number, by slab.
     pub(crate) fn objects(&self, cache: usize) -> impl Iterator<Item = Object<'_>> {
         let slabs = self.slabs.iter().filter(move |(_, of)| **of == cache);
         let record = self.caches.get(cache);
@@ -117,14 +117,14 @@ impl<'i> Heap<'i> {
         objects.flatten()
     }
 
-    /// Whether all of `run` is preserved, in folios of any order.
+    /// Returns whether all of `run` is preserved, in folios of any order.
     fn preserves(&self, run: Run) -> bool {
         let after = self.preserved.partition_point(|own| own.start() <= run.start());
         let before = after.checked_sub(1).and_then(|last| self.preserved.get(last));
         !run.is_empty() && before.is_some_and(|own| own.covers(run))
     }
 
-    /// Goes through so many bytes more.
+    /// Takes so many bytes more of what containers may lead to.
     ///
     /// # Errors
     /// There were more than all that is preserved, several times over.
@@ -134,7 +134,7 @@ impl<'i> Heap<'i> {
         rest.map(|_| ()).context("it leads to more than all that is preserved")
     }
 
-    /// The little-endian word at `addr`.
+    /// Returns the little-endian word at `addr`.
     fn word(&self, addr: PhysAddr) -> Option<u64> {
         self.image.peek(addr).map(u64::from_le)
     }

@@ -46,7 +46,7 @@ impl What {
 }
 
 impl Named {
-    /// What a handle at `offset` of a root names; `None` if these bytes are none.
+    /// Returns what a handle at `offset` of a root names; `None` if these bytes are no handle.
     pub(crate) fn of(heap: &Heap<'_>, handle: [u8; 16], offset: u64) -> Option<Self> {
         let page = heap.image.page_size();
         let parts = Handle::from(handle).parts_sized(page).ok()?;
@@ -82,7 +82,7 @@ impl Named {
         Some(Self { offset, what, addr, bytes, cache, is_there })
     }
 
-    /// The container whose head it names, if it is one.
+    /// Returns the container, if what the handle names is the head of one.
     pub(crate) fn container<'h, 'i>(&self, heap: &'h Heap<'i>) -> Option<Container<'h, 'i>> {
         (self.what == What::Object && self.is_there).then(|| Container::at(heap, self.addr))?
     }
@@ -91,8 +91,8 @@ impl Named {
 /// Bytes of a root that are looked through for handles.
 const LOOKED: u64 = 64 << 10;
 
-/// The handles that a root holds: each sixteen bytes of it, from a multiple of eight on, that are one. A root of one handle is
-/// that; of others, what names something that survives.
+/// Returns the handles that a root holds: each sixteen of its bytes, from a multiple of eight on, that are one and name something
+/// that survives. A root of sixteen bytes is a handle whatever that names.
 pub(crate) fn in_root(heap: &Heap<'_>, addr: PhysAddr, bytes: u64) -> Vec<Named> {
     let length = usize::try_from(bytes.min(LOOKED)).unwrap_or_default();
     let mut root = vec![0; length];
