@@ -70,6 +70,24 @@ impl Objects for Slabs<Machine> {
     }
 }
 
+/// heirloom's buffers of any size, each of which is preserved as it is allocated.
+#[derive(Debug)]
+pub struct Preserving<'s>(pub &'s Slabs<Machine>);
+
+impl Objects for Preserving<'_> {
+    #[inline(always)]
+    fn alloc(&self, layout: Layout) -> NonNull<u8> {
+        let opts = AllocOptions { preserving: true, ..AllocOptions::default() };
+        self.0.alloc(layout, opts).expect("memory is free")
+    }
+
+    #[inline(always)]
+    unsafe fn free(&self, object: NonNull<u8>, _: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.free(object) }.expect("a live buffer");
+    }
+}
+
 /// A peer that could be a program's global allocator.
 #[derive(Debug)]
 pub struct Malloc<A>(pub A);

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
 use heirloom_benches::frames_of::{Alone, Locked};
-use heirloom_benches::objects_of::{Objects, SYSTEM, Slabmalloc, slabs, talc};
+use heirloom_benches::objects_of::{Objects, Preserving, SYSTEM, Slabmalloc, slabs, talc};
 use heirloom_benches::{Dice, per_operation, row, time, twice};
 use heirloom_slab::{AllocOptions, CacheSpec};
 
@@ -141,7 +141,9 @@ fn one_thread(c: &mut Criterion) {
     }
     for size in [4096, 16_384, 65_536] {
         let (mut row, layout) = (row(c, &format!("{}, pair", name_of(size))), bytes(size));
-        pair(&mut row, "heirloom, buffer", &slabs(2), layout);
+        let slabs = slabs(2);
+        pair(&mut row, "heirloom, buffer", &slabs, layout);
+        pair(&mut row, "heirloom, buffer, preserving", &Preserving(&slabs), layout);
         mallocs!(&mut row, pair, layout);
         pair(&mut row, "talc", &talc(), layout);
     }
@@ -193,11 +195,65 @@ fn replace(row: &mut Row<'_>, name: &str, peer: &impl Objects) {
     });
 }
 
+/// Has each of two threads replace buffers of its own.
+fn replace_twice(row: &mut Row<'_>, name: &str, peer: &impl Objects) {
+    const LIVE: u64 = 10_000;
+    const STEPS: u64 = 1 << 18;
+    row.bench_function(name, |b| {
+        b.iter_custom(|n| {
+            per_operation(n, || {
+                let live = Barrier::new(2);
+                let took = thread::scope(|s| {
+                    let threads = [7, 11].map(|seed| {
+                        let live = &live;
+                        s.spawn(move || {
+                            let mut dice = Dice::new(seed);
+                            let mut step = || {
+                                let size = 64 + dice.roll(4096 - 64 + 1) as usize;
+                                (dice.roll(LIVE) as usize, bytes(size))
+                            };
+                            let alloc = |layout| (peer.alloc(layout), layout);
+                            let mut own: Vec<_> = (0..LIVE).map(|_| alloc(step().1)).collect();
+                            let steps: Vec<_> = (0..STEPS).map(|_| step()).collect();
+                            live.wait();
+                            let (took, ()) = time(|| {
+                                for (i, layout) in steps {
+                                    let (object, of) = own[i];
+                                    // SAFETY: allocated by this thread with the layout, and replaced here.
+                                    unsafe { peer.free(object, of) };
+                                    own[i] = alloc(layout);
+                                }
+                            });
+                            for (object, of) in own {
+                                // SAFETY: allocated by this thread with the layout.
+                                unsafe { peer.free(object, of) };
+                            }
+                            took
+                        })
+                    });
+                    threads
+                        .map(|thread| thread.join().expect("a thread that ends"))
+                        .into_iter()
+                        .max()
+                });
+                (took.unwrap_or_default(), STEPS)
+            })
+        });
+    });
+}
+
 fn churn(c: &mut Criterion) {
     let mut row = row(c, "churn of 64 B to 4 KiB, 10000 live");
     replace(&mut row, "heirloom, buffer", &slabs(2));
     mallocs!(&mut row, replace);
     replace(&mut row, "talc", &talc());
+    row.finish();
+    let mut row = crate::row(c, "2T: churn of 64 B to 4 KiB, 10000 live");
+    let slabs = slabs(2);
+    replace_twice(&mut row, "heirloom, buffer", &slabs);
+    replace_twice(&mut row, "heirloom, buffer, preserving", &Preserving(&slabs));
+    mallocs!(&mut row, replace_twice);
+    replace_twice(&mut row, "talc", &talc());
 }
 
 fn pair_twice(row: &mut Row<'_>, name: &str, peer: &impl Objects, layout: Layout) {

@@ -24,6 +24,7 @@
 mod entry;
 mod error;
 mod file;
+mod forks;
 mod machine;
 mod map;
 mod mapping;
@@ -42,7 +43,7 @@ pub use file::MAX_NAME;
 #[cfg(feature = "liveupdate")]
 use file::check_name;
 pub(crate) use file::sealed_bytes;
-use file::{create_memfd, described, write_all};
+use file::{above_standard, create_memfd, described, set_size, write_all};
 use heirloom_folio::threads::{Host, ThreadSlots};
 use heirloom_folio::{Cpus, Linear, NodeId};
 use heirloom_kho::PageSize;
@@ -129,7 +130,8 @@ impl Arena {
     /// # Errors
     /// - [`ArenaError::Name`]: more than [`MAX_NAME`] bytes, or a NUL byte among them.
     /// - [`ArenaError::BadMap`], [`ArenaError::Span`]: what was asked for is no memory map.
-    /// - [`ArenaError::Os`], [`ArenaError::Map`]: the system refused.
+    /// - [`ArenaError::Os`], [`ArenaError::Map`]: the system refused. `EFBIG`: the process may not have so large a file
+    ///   (`RLIMIT_FSIZE`).
     /// - [`ArenaError::HostPage`]: the system's pages are larger than heirloom's.
     pub fn create(name: &str, ranges: &[RangeSpec]) -> Result<Self, ArenaError> {
         Self::create_in(create_memfd(name)?, ranges)
@@ -157,9 +159,8 @@ impl Arena {
     /// Lays `ranges` out in an empty memfd.
     fn create_in(fd: OwnedFd, ranges: &[RangeSpec]) -> Result<Self, ArenaError> {
         let (ranges, bytes) = map::lay_out(ranges)?;
-        rustix::fs::ftruncate(&fd, bytes).map_err(os("ftruncate"))?;
-        let written = rustix::io::pwrite(&fd, &map::encode(&ranges, bytes), 0);
-        written.map_err(os("pwrite"))?;
+        set_size(fd.as_fd(), bytes)?;
+        write_all(fd.as_fd(), &map::encode(&ranges, bytes), 0)?;
         Self::seal(fd)
     }
 
@@ -201,7 +202,7 @@ impl Arena {
         let stat = rustix::fs::fstat(file).map_err(os("fstat"))?;
         let bytes = u64::try_from(stat.st_size).unwrap_or(0);
         let fd = create_memfd(name)?;
-        rustix::fs::ftruncate(&fd, bytes).map_err(os("ftruncate"))?;
+        set_size(fd.as_fd(), bytes)?;
         let mut buffer = vec![0; 1 << 20];
         let mut at = 0;
         while at < bytes {
@@ -254,6 +255,7 @@ impl Arena {
         if host > PAGE_SIZE {
             return Err(ArenaError::HostPage { host, page: PAGE_SIZE });
         }
+        let fd = above_standard(fd)?;
         rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC).map_err(os("fcntl(F_SETFD)"))?;
         let (page, ranges) = described(fd.as_fd(), sealed_bytes(fd.as_fd())?)?;
         if page != PageSize::BUILD {

@@ -146,9 +146,9 @@ impl Jump {
         let signal = rustix::process::parent_process_death_signal().ok().flatten();
         let sigpipe = Action::of(libc::SIGPIPE);
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = successor
-            .get_current_dir()
-            .and_then(|_| rustix::fs::open(".", flags, Mode::empty()).ok());
+        let here = || rustix::fs::open(".", flags, Mode::empty());
+        let directory = successor.get_current_dir().map(|_| here());
+        let no_way_back = directory.as_ref().and_then(|here| here.as_ref().err().copied());
         let mut kept = vec![fd.as_fd()];
         kept.extend(passed.iter().map(|(_, fd)| fd.as_fd()));
         let command = &mut successor;
@@ -160,7 +160,11 @@ impl Jump {
             if let Err(error) = unsafe { private_descriptors() } {
                 return error;
             }
-            private_directory();
+            if !private_directory()
+                && let Some(errno) = no_way_back
+            {
+                return errno.into();
+            }
             // Kept over `exec`, but a thread's own.
             let told = rustix::process::set_parent_process_death_signal(signal);
             let stay = |fd| rustix::io::fcntl_setfd(fd, FdFlags::empty());
@@ -178,7 +182,7 @@ impl Jump {
             )
         });
         sigpipe.restore();
-        if let Some(directory) = directory {
+        if let Some(Ok(directory)) = directory {
             // Where the thread could not have one of its own. It was there a moment ago.
             let _ = rustix::process::fchdir(directory);
         }
@@ -254,10 +258,10 @@ unsafe fn private_descriptors() -> io::Result<()> {
     Err(io::Error::last_os_error())
 }
 
-/// Gives the calling thread a directory of its own, where it may have one.
-fn private_directory() {
+/// Gives the calling thread a directory of its own, where it may have one. Returns whether it may.
+fn private_directory() -> bool {
     // SAFETY: what it changes is where the thread's relative paths begin.
-    let _ = unsafe { libc::unshare(libc::CLONE_FS) };
+    unsafe { libc::unshare(libc::CLONE_FS) == 0 }
 }
 
 /// Returns the error with the name of the program that was not started.
@@ -315,7 +319,8 @@ impl Inherited {
     /// - [`JumpError::NotText`], [`JumpError::Version`], [`JumpError::Missing`],
     ///   [`JumpError::Malformed`], [`JumpError::Trailing`]: the variable does not say what it
     ///   should.
-    /// - [`JumpError::NotOpen`]: no such descriptor, or none of those that should have come along.
+    /// - [`JumpError::NotOpen`]: no such descriptor. (One that came along and was closed on the way is not among those that
+    ///   are [taken](Inherited::take).)
     /// - [`JumpError::NotMemory`]: it is no memory that could be an arena. It is left alone.
     /// - [`JumpError::TakenAlready`]: this was called before, with success.
     ///

@@ -25,8 +25,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use heirloom_kho::Run;
 use heirloom_restore::{Entry, Heirloom, SealPolicy};
 
-use crate::arena::{Arena, ArenaError, RangeSpec};
+use crate::arena::{Arena, ArenaError, MAX_NAME, RangeSpec};
 use crate::jump::{Inherited, JumpError};
+use rustix::fs::FileType;
 
 /// A service's memory, as a predecessor left it or new, and the descriptors that came along.
 ///
@@ -138,8 +139,9 @@ impl Service {
             inherited => {
                 // SAFETY: as the caller says; a jump names none of these.
                 let passed = unsafe { store::take() };
+                // (A socket that the manager opened may have any name.)
                 let (held, passed): (Vec<_>, _) =
-                    passed.into_iter().partition(|(held, _)| held == name);
+                    passed.into_iter().partition(|(held, fd)| held == name && !is_socket(fd));
                 left = !held.is_empty();
                 let mut found = Err(inherited.err().map_or(Cold::NoPredecessor, Cold::Jump));
                 // A life that ended too early leaves one more, with nothing in it. Managers keep no order.
@@ -162,7 +164,7 @@ impl Service {
         let (arena, entry, cold) = match found {
             Ok((arena, entry)) => (arena, Some(entry), None),
             Err(Cold::Arena(error)) if Cold::Arena(error).may_pass() => return Err(error.into()),
-            Err(cold) => (Arena::create(name, specs)?, None, Some(cold)),
+            Err(cold) => (new_arena(name, specs)?, None, Some(cold)),
         };
         let useless = left && cold.is_some();
         let (name, specs) = (name.to_owned(), specs.to_vec());
@@ -178,7 +180,7 @@ impl Service {
     pub fn start_cold(self, why: Cold) -> Result<Self, ServiceError> {
         let Self { name, specs, arena, passed, .. } = self;
         drop(arena);
-        let arena = Arena::create(&name, &specs)?;
+        let arena = new_arena(&name, &specs)?;
         let (entry, cold, useless) = (None, Some(why), true);
         let (started, held) = (AtomicBool::new(false), AtomicBool::new(false));
         Ok(Self { name, specs, arena, entry, cold, passed, useless, started, held })
@@ -308,6 +310,10 @@ impl Cold {
     /// Returns whether the reason may be another one in a moment, and the arena is there all the same.
     const fn may_pass(&self) -> bool {
         use ArenaError::{HostPage, InUse, Map, Os, Span};
+        // A descriptor that nothing is read by, of a path say, is none of an arena, and stays so.
+        if matches!(self, Self::Arena(Os { errno: libc::EBADF, .. })) {
+            return false;
+        }
         matches!(
             self,
             Self::Arena(InUse { .. } | Os { .. } | Map { .. } | HostPage { .. } | Span { .. })
@@ -319,6 +325,17 @@ impl From<ArenaError> for ServiceError {
     fn from(error: ArenaError) -> Self {
         Self::Arena(error)
     }
+}
+
+/// Returns whether a descriptor is a socket's.
+fn is_socket(fd: &OwnedFd) -> bool {
+    let stat = rustix::fs::fstat(fd);
+    stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket)
+}
+
+/// Creates the arena of a service. What its memory is called has fewer bytes than what a service manager keeps it under.
+fn new_arena(name: &str, specs: &[RangeSpec]) -> Result<Arena, ArenaError> {
+    Arena::create(name.get(..MAX_NAME).unwrap_or(name), specs)
 }
 
 /// Opens the arena that a service manager held, with the entry that was left in it.

@@ -286,6 +286,11 @@ fn a_machine_of_more_cpus_than_scratch_has_room_for_comes_up() {
         new.memory().audit().unwrap();
         entry = new.entry();
     }
+    // As many as a number can say are not tried one by one.
+    machine.cpus.store(i32::MAX as usize, Relaxed);
+    // SAFETY: as for `revive`.
+    let new = unsafe { Heirloom::revive(&machine, &map(), entry, "most", SealPolicy::Checked) };
+    assert!((2..=4).contains(&new.unwrap().cpus()));
     // Not at the first boot: scratch can still be chosen.
     machine.cpus.store(64, Relaxed);
     // SAFETY: as for `boot`.

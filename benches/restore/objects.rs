@@ -120,6 +120,13 @@ type Work = fn(&[&AtomicU8]);
 
 pub(crate) fn claiming(c: &mut Criterion) {
     let (map, ram) = machine(1);
+    let mut named = row(c, "the handle of an object");
+    for kind in KINDS {
+        let (kernel, handles) = left(&ram, &map, kind, 1, None);
+        let object = kernel.restore(handles[0]).expect("left by the first kernel");
+        named.bench_function(kind.0, |b| b.iter(|| kernel.handle_of(black_box(object))));
+    }
+    named.finish();
     let mut hot = row(c, "claim an object by handle, 1000 hot");
     for kind in KINDS {
         hot.bench_function(kind.0, |b| {

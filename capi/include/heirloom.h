@@ -600,12 +600,22 @@ struct heirloom_cache_spec {
    * HEIRLOOM_CACHE_PRESERVING, HEIRLOOM_CACHE_INHERITED, both, or 0.
    */
   uint32_t flags;
+  /**
+   * Called once for each place in a slab, when the slab is made or adopted, and not at each allocation; null: not
+   * at all. An object that is allocated is as this left it, or as the caller that freed it before did, which
+   * has to be the same. Objects that a predecessor left are not constructed again.
+   *
+   * No lock is held meanwhile: it may allocate and free. Called from wherever a call of the cache is made, by
+   * several threads or processors at once. One in C++ must not throw.
+   */
+  void (*construct)(void *object);
 };
 
 /**
  * Called for an object, with its handle and the context that was given. What is not 0 ends the walk.
  *
- * No lock is held meanwhile: it may call anything, heirloom_restore() with the handle too.
+ * No lock is held meanwhile: it may call anything, heirloom_restore() with the handle too. One in C++ must not throw:
+ * hl::cache::each_preserved() and each_unclaimed() of heirloom.hpp call what may.
  */
 typedef int (*heirloom_each)(const struct heirloom_handle *handle, void *context);
 
@@ -649,7 +659,8 @@ struct heirloom_unclaimed {
  * Says what becomes of an unclaimed thing: it is freed if the function returns 0, and stays preserved, to be
  * claimed in this kernel or the next, if it returns anything else. `unclaimed` is there during the call alone.
  *
- * No lock is held meanwhile: it may call anything, heirloom_restore() too.
+ * No lock is held meanwhile: it may call anything, heirloom_restore() too. One in C++ must not throw: hl::memory::finish()
+ * of heirloom.hpp calls what may.
  */
 typedef int (*heirloom_fate)(const struct heirloom_unclaimed *unclaimed, void *context);
 
@@ -1103,13 +1114,13 @@ int heirloom_resume(struct heirloom *h);
  * stays as it is: see heirloom_cache_adopt() and heirloom_cache_resume().
  *
  * @return null if it cannot be: HEIRLOOM_ERROR_BAD_SPEC, _MISMATCH (there is one, of another size, alignment or
- * fingerprint), _RESERVED_NAME, _OUT_OF_MEMORY.
+ * fingerprint, or with a constructor where this has none), _RESERVED_NAME, _OUT_OF_MEMORY.
  *
  * Context: where one may sleep.
  *
  * Safety:
  * `h` is from a call that boots or revives, and not closed. `spec` leads to one, and its name to a text that
- * ends with a zero byte; neither is kept.
+ * ends with a zero byte; neither is kept. Its constructor, if it has one, is there as long as the cache.
  */
 struct heirloom_cache *heirloom_cache_create(struct heirloom *h,
                                              const struct heirloom_cache_spec *spec);
@@ -1160,6 +1171,8 @@ void *heirloom_cache_alloc(struct heirloom_cache *c);
 
 /**
  * Allocates an object filled with zeroes, as heirloom_cache_alloc().
+ *
+ * @return null also if the cache has a constructor: HEIRLOOM_ERROR_CONSTRUCTED.
  *
  * Context: any, interrupt handlers included (not NMIs).
  *

@@ -20,6 +20,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <limits>
 #include <memory>
 #include <memory_resource>
@@ -69,6 +70,32 @@ inline void check(int returned)
 		raise();
 }
 
+/** A function that C calls, and what it threw: nothing is thrown through C. */
+template <class F> struct called {
+	F &function;
+	std::exception_ptr thrown;
+
+	/** Returns what the function returns for an argument; `otherwise` if it throws, now or before. */
+	template <class T> int call(const T &argument, int otherwise) noexcept
+	{
+		if (thrown)
+			return otherwise;
+		try {
+			return static_cast<int>(function(argument));
+		} catch (...) {
+			thrown = std::current_exception();
+			return otherwise;
+		}
+	}
+
+	/** Throws what the function threw, if it did. */
+	void rethrow() const
+	{
+		if (thrown)
+			std::rethrow_exception(thrown);
+	}
+};
+
 /** Returns what a call returned that returns null for failure; throws then. */
 template <class T> T *check(T *returned)
 {
@@ -91,13 +118,25 @@ public:
 		return memory(std::move(arena), std::move(kernel));
 	}
 
-	/** Takes an arena over that a predecessor filled: heirloom_arena_open() or heirloom_inherited() returned it. */
+	/**
+	 * Takes an arena over that a predecessor filled: heirloom_arena_open() or heirloom_inherited() returned it. It stays
+	 * the caller's where this throws, as what is in it does: to be revived in another way, or closed.
+	 */
 	static memory revive(heirloom_arena *opened, const char *producer, const struct heirloom_entry *entry = nullptr,
 			     std::uint32_t seal = HEIRLOOM_SEAL_CHECKED)
 	{
-		arena_ptr arena(check(opened));
-		kernel_ptr kernel(check(heirloom_revive_arena(arena.get(), entry, producer, seal)));
-		return memory(std::move(arena), std::move(kernel));
+		kernel_ptr kernel(check(heirloom_revive_arena(check(opened), entry, producer, seal)));
+		return memory(arena_ptr(opened), std::move(kernel));
+	}
+
+	memory(memory &&) noexcept = default;
+
+	/* What it had is closed in this order: an arena is not closed under its object. */
+	memory &operator=(memory &&other) noexcept
+	{
+		kernel_ = std::move(other.kernel_);
+		arena_ = std::move(other.arena_);
+		return *this;
 	}
 
 	/** Returns the object, for the calls of heirloom.h. */
@@ -108,6 +147,23 @@ public:
 
 	/** Returns how many predecessors there were. */
 	std::uint64_t generation() const noexcept { return heirloom_generation(get()); }
+
+	/**
+	 * Ends the takeover, as heirloom_finish(): `keeps(const struct heirloom_unclaimed &)` says of each thing that was not claimed
+	 * whether it stays. If it throws, what it was not asked about stays, and what was thrown is thrown here.
+	 */
+	template <class F> struct heirloom_finished finish(F keeps)
+	{
+		called<F> calling{keeps, nullptr};
+		const heirloom_fate ask = [](const struct heirloom_unclaimed *unclaimed, void *context) -> int {
+			return static_cast<called<F> *>(context)->call(*unclaimed, 1);
+		};
+		struct heirloom_finished finished{};
+		const int returned = heirloom_finish(get(), ask, &calling, &finished);
+		calling.rethrow();
+		check(returned);
+		return finished;
+	}
 
 private:
 	struct close {
@@ -274,6 +330,15 @@ public:
 		return made;
 	}
 
+	/**
+	 * Calls `ends(const struct heirloom_handle &)` for every object of the cache that survives, as
+	 * heirloom_cache_each_preserved(), until it returns true. If it throws, the walk ends, and what was thrown is thrown here.
+	 */
+	template <class F> void each_preserved(F ends) const { walk(heirloom_cache_each_preserved, ends); }
+
+	/** Calls `ends` for every object that a predecessor left and that is not restored, as heirloom_cache_each_unclaimed(). */
+	template <class F> void each_unclaimed(F ends) const { walk(heirloom_cache_each_unclaimed, ends); }
+
 	/** Frees an object of the cache. */
 	void free(T *object) { check(heirloom_cache_free(cache_, object)); }
 
@@ -295,6 +360,17 @@ public:
 	heirloom_cache *get() const noexcept { return cache_; }
 
 private:
+	template <class F, class Each> void walk(Each each, F &ends) const
+	{
+		called<F> calling{ends, nullptr};
+		const heirloom_each ask = [](const struct heirloom_handle *handle, void *context) -> int {
+			return static_cast<called<F> *>(context)->call(*handle, 1);
+		};
+		const int returned = each(cache_, ask, &calling);
+		calling.rethrow();
+		check(returned);
+	}
+
 	struct heirloom *over_;
 	heirloom_cache *cache_;
 };

@@ -43,6 +43,13 @@ pub struct heirloom_cache_spec {
     pub fingerprint: u64,
     /// HEIRLOOM_CACHE_PRESERVING, HEIRLOOM_CACHE_INHERITED, both, or 0.
     pub flags: u32,
+    /// Called once for each place in a slab, when the slab is made or adopted, and not at each allocation; null: not
+    /// at all. An object that is allocated is as this left it, or as the caller that freed it before did, which
+    /// has to be the same. Objects that a predecessor left are not constructed again.
+    ///
+    /// No lock is held meanwhile: it may allocate and free. Called from wherever a call of the cache is made, by
+    /// several threads or processors at once. One in C++ must not throw.
+    pub construct: Option<unsafe extern "C" fn(object: *mut c_void)>,
 }
 
 impl heirloom_cache_spec {
@@ -63,6 +70,10 @@ impl heirloom_cache_spec {
         }
         if self.fingerprint != 0 {
             spec = spec.fingerprint(self.fingerprint);
+        }
+        if let Some(construct) = self.construct {
+            // SAFETY: what a field of this type promises: see it.
+            spec = unsafe { spec.c_constructor(construct) };
         }
         Ok((spec, self.flags & HEIRLOOM_CACHE_INHERITED != 0))
     }
@@ -107,13 +118,13 @@ fn made(made: Result<Cache<'_, Machine>, Failure>) -> *mut heirloom_cache {
 /// stays as it is: see heirloom_cache_adopt() and heirloom_cache_resume().
 ///
 /// @return null if it cannot be: HEIRLOOM_ERROR_BAD_SPEC, _MISMATCH (there is one, of another size, alignment or
-/// fingerprint), _RESERVED_NAME, _OUT_OF_MEMORY.
+/// fingerprint, or with a constructor where this has none), _RESERVED_NAME, _OUT_OF_MEMORY.
 ///
 /// Context: where one may sleep.
 ///
 /// # Safety
 /// `h` is from a call that boots or revives, and not closed. `spec` leads to one, and its name to a text that
-/// ends with a zero byte; neither is kept.
+/// ends with a zero byte; neither is kept. Its constructor, if it has one, is there as long as the cache.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn heirloom_cache_create(
     h: *mut heirloom,
@@ -221,6 +232,8 @@ unsafe fn alloc(c: *mut heirloom_cache) -> *mut c_void {
 
 /// Allocates an object filled with zeroes, as heirloom_cache_alloc().
 ///
+/// @return null also if the cache has a constructor: HEIRLOOM_ERROR_CONSTRUCTED.
+///
 /// Context: any, interrupt handlers included (not NMIs).
 ///
 /// # Safety
@@ -319,7 +332,8 @@ pub unsafe extern "C" fn heirloom_cache_destroy(c: *mut heirloom_cache) -> c_int
 
 /// Called for an object, with its handle and the context that was given. What is not 0 ends the walk.
 ///
-/// No lock is held meanwhile: it may call anything, heirloom_restore() with the handle too.
+/// No lock is held meanwhile: it may call anything, heirloom_restore() with the handle too. One in C++ must not throw:
+/// hl::cache::each_preserved() and each_unclaimed() of heirloom.hpp call what may.
 pub type heirloom_each =
     Option<unsafe extern "C" fn(handle: *const heirloom_handle, context: *mut c_void) -> c_int>;
 

@@ -74,7 +74,8 @@ impl From<Unclaimed> for heirloom_unclaimed {
 /// Says what becomes of an unclaimed thing: it is freed if the function returns 0, and stays preserved, to be
 /// claimed in this kernel or the next, if it returns anything else. `unclaimed` is there during the call alone.
 ///
-/// No lock is held meanwhile: it may call anything, heirloom_restore() too.
+/// No lock is held meanwhile: it may call anything, heirloom_restore() too. One in C++ must not throw: hl::memory::finish()
+/// of heirloom.hpp calls what may.
 pub type heirloom_fate = Option<
     unsafe extern "C" fn(unclaimed: *const heirloom_unclaimed, context: *mut c_void) -> c_int,
 >;

@@ -1,15 +1,19 @@
 //! What is asked for on the command line.
 
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use clap::{Args, ColorChoice, Parser, Subcommand};
+use clap::builder::{OsStringValueParser, PathBufValueParser, TypedValueParser};
+use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
 use heirloom::service::is_name;
 use heirloom_kho::PageSize;
 use heirloom_kho::PhysAddr;
 
 use crate::image::{Image, Reading};
 use crate::live;
+use crate::survey::Scratch;
 
 /// Look at what a kernel handed over to the next, in an image of the machine's memory.
 #[derive(Debug, Parser)]
@@ -52,6 +56,7 @@ pub(crate) enum Command {
     Clear(Clear),
     Completions(Completions),
     Man(Man),
+    Schema(Schema),
 }
 
 /// Show what a handover preserves
@@ -75,7 +80,7 @@ pub(crate) struct Inspect {
     #[arg(long)]
     pub(crate) quick: bool,
     /// Draw where preserved memory lies: as a page to look around in, if the name ends in .html, else as SVG
-    #[arg(long, value_name = "FILE", value_parser = picture)]
+    #[arg(long, value_name = "FILE", value_parser = PathBufValueParser::new().try_map(picture))]
     pub(crate) map: Option<PathBuf>,
     /// Colour the summary
     #[arg(long, value_name = "WHEN", default_value = "auto")]
@@ -109,7 +114,7 @@ pub(crate) struct Check {
     /// Say whether the next kernel will take it: a release of Linux (7.3), its vmlinuz or vmlinux, its
     /// configuration, or a table of what it takes; given again, a module's file, or `heirloom`
     #[arg(long = "for", value_name = "KERNEL")]
-    pub(crate) next: Vec<String>,
+    pub(crate) next: Vec<OsString>,
     /// Find what is laid out in another way than in this handover, and says that it is the same; or than in this
     /// table, if IMAGE is one too
     #[arg(long, value_name = "OLD")]
@@ -159,7 +164,7 @@ pub(crate) struct Extract {
     /// or of a vector's element
     #[arg(long, value_name = "KEY", requires = "object")]
     pub(crate) entry: Option<String>,
-    /// The size of a vector's elements, which it does not say itself
+    /// The size of a vector's elements, where an older build made it: it does not say that itself
     #[arg(long, value_name = "BYTES", requires = "object", value_parser = number)]
     pub(crate) element: Option<u64>,
     /// The file to write; - is standard output
@@ -177,7 +182,7 @@ Exit status: 0 if all is listed; 2 if not.
 Examples:
   heirloom list arena items
   heirloom list arena 'items[3]' --json
-  heirloom list arena points --element 8
+  heirloom list arena points
   heirloom list arena --cache names")]
 #[allow(clippy::doc_markdown, reason = "what is printed for a person")]
 pub(crate) struct List {
@@ -192,7 +197,7 @@ pub(crate) struct List {
     /// List the objects of the cache of this name
     #[arg(long, value_name = "NAME", conflicts_with = "what")]
     pub(crate) cache: Option<String>,
-    /// The size of a vector's elements, which it does not say itself
+    /// The size of a vector's elements, where an older build made it: it does not say that itself
     #[arg(long, value_name = "BYTES", value_parser = number)]
     pub(crate) element: Option<u64>,
     /// Print JSON: a value for each line
@@ -227,10 +232,10 @@ pub(crate) struct Diff {
     #[arg(long, value_name = "ADDR", value_parser = address)]
     pub(crate) base_b: Option<PhysAddr>,
     /// More raw memory of the first: another file, and the address of its first byte
-    #[arg(long, value_name = "FILE@ADDR", value_parser = raw)]
+    #[arg(long, value_name = "FILE@ADDR", allow_hyphen_values = true, value_parser = OsStringValueParser::new().try_map(|text| raw(&text)))]
     pub(crate) raw_a: Vec<(PathBuf, u64)>,
     /// More raw memory of the second
-    #[arg(long, value_name = "FILE@ADDR", value_parser = raw)]
+    #[arg(long, value_name = "FILE@ADDR", allow_hyphen_values = true, value_parser = OsStringValueParser::new().try_map(|text| raw(&text)))]
     pub(crate) raw_b: Vec<(PathBuf, u64)>,
     /// Take memory that a dump declares and does not contain for zeroes (makedumpfile -d 1)
     #[arg(long)]
@@ -296,7 +301,7 @@ pub(crate) struct Hold {
     pub(crate) most: usize,
     /// The service and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
-    pub(crate) command: Vec<String>,
+    pub(crate) command: Vec<OsString>,
 }
 
 /// Show the arena of a service: its owner, its size, what survives in it
@@ -357,9 +362,10 @@ impl Target {
     }
 }
 
-impl From<String> for Target {
-    fn from(text: String) -> Self {
-        text.parse().map_or_else(|_| Self::File(text.into()), Self::Process)
+impl From<OsString> for Target {
+    fn from(text: OsString) -> Self {
+        let process = text.to_str().and_then(|text| text.parse().ok());
+        process.map_or_else(|| Self::File(text.into()), Self::Process)
     }
 }
 
@@ -384,6 +390,29 @@ pub(crate) struct Man {
     /// Where to write the pages of all commands, instead of printing the first
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
+}
+
+/// Print the JSON Schema of what --json prints
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A field that comes changes nothing of the version that is printed with the rest; one that goes, or means something else, does.
+
+Examples:
+  heirloom schema check
+  heirloom schema list > line.json")]
+pub(crate) struct Schema {
+    /// Of which command; of list, of each line
+    pub(crate) of: Printed,
+}
+
+/// What prints JSON.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Printed {
+    Inspect,
+    Check,
+    List,
+    Diff,
+    Status,
 }
 
 /// Where a handover is looked for: in an image, or in what runs now.
@@ -421,8 +450,14 @@ impl Source {
         if self.live {
             let debugfs = self.debugfs.as_deref().unwrap_or(Path::new(live::DEBUGFS));
             place.root = Some(live::root(&place.open()?, debugfs)?);
+            place.scratch = place.scratch.or_else(|| live::scratch(debugfs).map(Scratch::Areas));
         }
         Ok(place)
+    }
+
+    /// Whether it is what this machine's kernel would hand over now.
+    pub(crate) const fn is_live(&self) -> bool {
+        self.live
     }
 }
 
@@ -437,7 +472,7 @@ pub(crate) struct How {
     #[arg(long, value_name = "ADDR", value_parser = address)]
     base: Option<PhysAddr>,
     /// More raw memory: another file, and the address of its first byte
-    #[arg(long, value_name = "FILE@ADDR", value_parser = raw)]
+    #[arg(long, value_name = "FILE@ADDR", allow_hyphen_values = true, value_parser = OsStringValueParser::new().try_map(|text| raw(&text)))]
     raw: Vec<(PathBuf, u64)>,
     /// The scratch list, where it is known: its address and its bytes
     #[arg(long, value_name = "ADDR+BYTES", value_parser = list)]
@@ -454,6 +489,7 @@ impl How {
     /// Returns where in `image` the handover is, looked for in the way that these options say.
     pub(crate) fn place(&self, image: PathBuf) -> Place {
         let Self { root, base, raw, scratch, zero_excluded, page_size } = self.clone();
+        let scratch = scratch.map(|(list, bytes)| Scratch::List(list, bytes));
         Place { image, root, base, raw, scratch, zero_excluded, page_size }
     }
 }
@@ -468,8 +504,8 @@ pub(crate) struct Place {
     pub(crate) base: Option<PhysAddr>,
     /// More of it.
     pub(crate) raw: Vec<(PathBuf, u64)>,
-    /// The scratch list and its bytes, where it is known.
-    pub(crate) scratch: Option<(PhysAddr, u64)>,
+    /// What is known of scratch beside what the handover says.
+    pub(crate) scratch: Option<Scratch>,
     /// What a core declares and has not is zeroes.
     pub(crate) zero_excluded: bool,
     pub(crate) page_size: Option<PageSize>,
@@ -526,12 +562,11 @@ fn number(text: &str) -> Result<u64, String> {
 }
 
 /// A file for a picture. Standard output, where text goes, has a name of its own.
-fn picture(text: &str) -> Result<PathBuf, String> {
+fn picture(path: PathBuf) -> Result<PathBuf, String> {
     const OTHERS: [&str; 9] = ["bmp", "eps", "gif", "jpeg", "jpg", "pdf", "png", "ps", "webp"];
-    if text == "-" {
+    if path == Path::new("-") {
         return Err("standard output is /dev/stdout (a file of that name is ./-)".to_owned());
     }
-    let path = PathBuf::from(text);
     let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
     match ending {
         Some(ending) if OTHERS.contains(&&*ending) => Err(format!(
@@ -553,9 +588,12 @@ fn address(text: &str) -> Result<PhysAddr, String> {
 }
 
 /// `memory@0x100000000`; the file's name can have an `@` in it.
-fn raw(text: &str) -> Result<(PathBuf, u64), String> {
-    let (file, addr) = text.rsplit_once('@').ok_or("a file, an @, and an address")?;
-    Ok((PathBuf::from(file), number(addr)?))
+fn raw(text: &OsStr) -> Result<(PathBuf, u64), String> {
+    let bytes = text.as_bytes();
+    let parts = bytes.iter().rposition(|byte| *byte == b'@').map(|at| bytes.split_at(at));
+    let (file, addr) = parts.ok_or("a file, an @, and an address")?;
+    let addr = str::from_utf8(addr).map_err(|error| error.to_string())?;
+    Ok((OsStr::from_bytes(file).into(), number(addr.trim_start_matches('@'))?))
 }
 
 /// `0x1000+32`, as an entry has it.

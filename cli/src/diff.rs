@@ -20,7 +20,7 @@ const LISTED: usize = 20;
 const MOVED: usize = 4;
 
 /// How two handovers differ.
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Difference {
     /// Of the fields here.
     version: u32,
@@ -42,7 +42,7 @@ pub(crate) struct Difference {
 }
 
 /// What a check finds in two handovers.
-#[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Findings {
     /// In the first alone.
     pub(crate) removed: Vec<String>,
@@ -76,7 +76,7 @@ impl Findings {
 }
 
 /// A value that differs.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Change {
     /// Which: `LUO.sessions[guest].files[1].size`.
     pub(crate) what: String,
@@ -261,11 +261,27 @@ fn write_change(out: &mut String, Change { what, from, to }: &Change) -> fmt::Re
     match (from, to) {
         (None, Some(to)) => writeln!(out, "{GOOD}+{GOOD:#} {NAME}{what}{NAME:#} {}", short(to)),
         (Some(from), None) => writeln!(out, "{BAD}-{BAD:#} {NAME}{what}{NAME:#} {}", short(from)),
-        _ => {
-            let side = |value: &Option<Value>| value.as_ref().map(short).unwrap_or_default();
-            writeln!(out, "~ {NAME}{what}{NAME:#} {} -> {}", side(from), side(to))
+        (Some(from), Some(to)) => {
+            let (at, from, to) = first(from, to);
+            let (from, to) = (short(from), short(to));
+            writeln!(out, "~ {NAME}{what}{NAME:#}{at} {from} -> {to}")
         }
+        (None, None) => Ok(()),
     }
+}
+
+/// Of two lists that are equally long the first items that differ, and which these are: the lists would look alike.
+fn first<'v>(from: &'v Value, to: &'v Value) -> (String, &'v Value, &'v Value) {
+    let (mut at, mut from, mut to) = (String::new(), from, to);
+    while let (Value::Array(a), Value::Array(b)) = (from, to)
+        && a.len() == b.len()
+        && let Some(index) = a.iter().zip(b).position(|(a, b)| a != b)
+    {
+        // Writing to a string does not fail.
+        let _ = write!(at, "[{index}]");
+        (from, to) = (&a[index], &b[index]);
+    }
+    (at, from, to)
 }
 
 /// A value on a line.
@@ -402,6 +418,20 @@ mod tests {
         assert_eq!(added.rows, rows(&[(8, 0), (9, 0), (64, 6)]).rows);
         let (removed, added) = folios(&a, &a);
         assert!(removed.rows.is_empty() && added.rows.is_empty());
+    }
+
+    #[test]
+    fn lists_that_would_look_alike_are_shown_where_they_differ() {
+        let said = |from: Value, to: Value| {
+            let mut out = String::new();
+            let change = Change { what: "list".into(), from: Some(from), to: Some(to) };
+            write_change(&mut out, &change).unwrap();
+            anstream::adapter::strip_str(&out).to_string()
+        };
+        assert_eq!(said(json!([1, 2, 3]), json!([1, 4, 5])), "~ list[1] 2 -> 4\n");
+        assert_eq!(said(json!([["a", 1]]), json!([["a", 2]])), "~ list[0][1] 1 -> 2\n");
+        assert_eq!(said(json!([[1]]), json!([[1, 2]])), "~ list[0] [1 item] -> [2 items]\n");
+        assert_eq!(said(json!([1]), json!([1, 2])), "~ list [1 item] -> [2 items]\n");
     }
 
     #[test]

@@ -5,24 +5,26 @@
 
 mod notify;
 
+use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
 use std::io::Write;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, ExitCode, ExitStatus};
+use std::process::{Command, ExitCode, ExitStatus};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use command_fds::{CommandFdExt, FdMapping};
-use notify::{Message, Notify};
+use notify::{Message, Notify, Store};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FileType;
 use rustix::process::{
-    Pid, PidfdFlags, Resource, Signal, getrlimit, kill_process, pidfd_open, setrlimit,
+    Pid, PidfdFlags, Resource, Signal, WaitOptions, getrlimit, kill_process, pidfd_open, setrlimit,
+    wait,
 };
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 
 use crate::arguments::Hold;
 
@@ -47,6 +49,11 @@ const FORWARDED: [(i32, Signal); 5] = [
     (SIGUSR2, Signal::USR2),
 ];
 
+/// The service and its arguments, for a person.
+fn shown(command: &[OsString]) -> String {
+    command.join(OsStr::new(" ")).display().to_string()
+}
+
 /// Runs the command.
 pub(crate) fn run(hold: &Hold) -> Result<ExitCode> {
     let mut holder = Holder::new(hold)?;
@@ -55,12 +62,12 @@ pub(crate) fn run(hold: &Hold) -> Result<ExitCode> {
         let status = match holder.live() {
             Ok(status) if status.success() || holder.ending => return Ok(code(status)),
             Ok(status) => {
-                say(format_args!("{} ended: {status}", hold.command.join(" ")));
+                say(format_args!("{} ended: {status}", shown(&hold.command)));
                 holder.count(began, status)?;
                 status
             }
-            // What it had is still here.
-            Err(error) if holder.starts > 0 => {
+            // What it had is still here, or the service itself.
+            Err(error) if holder.starts > 0 || holder.running.is_some() => {
                 say(format_args!("{error:#}"));
                 ExitStatus::default()
             }
@@ -105,6 +112,10 @@ struct Holder<'a> {
     limit: Option<u64>,
     /// Each signal's own stream: a byte comes with each.
     signals: Vec<(UnixStream, Signal)>,
+    /// A byte comes when a child has ended: the service, or what was left to this process.
+    children: UnixStream,
+    /// The service, from its start until it was waited for.
+    running: Option<Pid>,
     /// Whether the service was told to end.
     ending: bool,
 }
@@ -117,13 +128,10 @@ impl<'a> Holder<'a> {
             Ok((name.clone(), OwnedFd::from(socket)))
         });
         let listening = listening.collect::<Result<_>>()?;
-        let signals = FORWARDED.into_iter().map(|(number, signal)| {
-            let (read, write) = UnixStream::pair()?;
-            read.set_nonblocking(true)?;
-            signal_hook::low_level::pipe::register(number, write)?;
-            Ok((read, signal))
-        });
+        let signals =
+            FORWARDED.into_iter().map(|(number, signal)| Ok((stream_of(number)?, signal)));
         let signals = signals.collect::<std::io::Result<_>>().context("signals")?;
+        let children = stream_of(SIGCHLD).context("signals")?;
         let notify = Notify::new()?;
         // As many as can be kept are kept twice for a moment.
         let mut descriptors = getrlimit(Resource::Nofile);
@@ -141,40 +149,63 @@ impl<'a> Holder<'a> {
             cold: false,
             limit,
             signals,
+            children,
+            running: None,
             ending: false,
         })
     }
 
-    /// Starts the service and attends to it until it has ended.
+    /// Starts the service, unless it runs, and attends to it until it has ended.
     fn live(&mut self) -> Result<ExitStatus> {
-        let mut child = self.start()?;
-        self.ready = false;
-        let pid = Pid::from_child(&child);
-        let ended = pidfd_open(pid, PidfdFlags::empty()).context("the service's process")?;
+        let pid = match self.running {
+            Some(pid) => pid,
+            None => self.start()?,
+        };
+        // (Where there is none: its end comes as a signal too.)
+        let ended = pidfd_open(pid, PidfdFlags::empty()).ok();
         loop {
-            let mut awaited = vec![
-                PollFd::new(&ended, PollFlags::IN),
-                PollFd::from_borrowed_fd(self.notify.as_fd(), PollFlags::IN),
-            ];
-            awaited.extend(self.signals.iter().map(|(fd, _)| PollFd::new(fd, PollFlags::IN)));
+            let mut awaited = vec![PollFd::from_borrowed_fd(self.notify.as_fd(), PollFlags::IN)];
+            awaited.extend(ended.iter().map(|ended| PollFd::new(ended, PollFlags::IN)));
+            awaited.extend(self.streams().map(|stream| PollFd::new(stream, PollFlags::IN)));
             match poll(&mut awaited, None) {
-                Err(rustix::io::Errno::INTR) => continue,
-                polled => polled.context("poll")?,
-            };
-            let has_ended = awaited.first().is_some_and(|fd| !fd.revents().is_empty());
+                Err(rustix::io::Errno::INTR) => {}
+                polled => drop(polled.context("poll")?),
+            }
+            // Before it is waited for: from then on its number can be another process's.
             self.forward(Some(pid));
+            let status = self.wait();
             // What it said before it ended is said.
             while let Some(message) = self.notify.receive()? {
                 self.attend(message);
             }
-            if has_ended {
-                return child.wait().context("the service's process");
+            if let Some(status) = status {
+                return Ok(status);
             }
         }
     }
 
+    /// Reaps each child that has ended: the service, and processes that the kernel gave to this one when their parent ended, as it
+    /// does to the first process of a container. Returns the service's status if it was among them.
+    fn wait(&mut self) -> Option<ExitStatus> {
+        // As many bytes as came: the next is of a later end.
+        let _ = rustix::io::read(&self.children, &mut [0_u8; 64]);
+        let mut status = None;
+        while let Ok(Some((pid, ended))) = wait(WaitOptions::NOHANG) {
+            if self.running == Some(pid) {
+                self.running = None;
+                status = Some(ExitStatus::from_raw(ended.as_raw()));
+            }
+        }
+        status
+    }
+
+    /// Returns the streams of all signals.
+    fn streams(&self) -> impl Iterator<Item = &UnixStream> {
+        self.signals.iter().map(|(stream, _)| stream).chain([&self.children])
+    }
+
     /// Starts the service with all that is kept.
-    fn start(&self) -> Result<Child> {
+    fn start(&mut self) -> Result<Pid> {
         // `exec` keeps the number of the process, which the service compares with its own.
         let mut command = Command::new("/bin/sh");
         let limit = self.limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
@@ -192,8 +223,11 @@ impl<'a> Holder<'a> {
             .map(|((_, fd), child_fd)| Ok(FdMapping { parent_fd: fd.try_clone()?, child_fd }));
         let mappings = mappings.collect::<std::io::Result<_>>().context("descriptors")?;
         command.fd_mappings(mappings).context("descriptors")?;
-        let shown = self.hold.command.join(" ");
-        command.spawn().with_context(|| format!("starting {shown}"))
+        let shown = shown(&self.hold.command);
+        let child = command.spawn().with_context(|| format!("starting {shown}"))?;
+        let pid = Pid::from_child(&child);
+        (self.running, self.ready) = (Some(pid), false);
+        Ok(pid)
     }
 
     /// Waits before the service is started anew, the longer the more often it was. A signal to end is heeded.
@@ -208,12 +242,13 @@ impl<'a> Holder<'a> {
             }
             let left = Timespec::try_from(left).context("a pause")?;
             let mut awaited: Vec<_> =
-                self.signals.iter().map(|(fd, _)| PollFd::new(fd, PollFlags::IN)).collect();
+                self.streams().map(|stream| PollFd::new(stream, PollFlags::IN)).collect();
             match poll(&mut awaited, Some(&left)) {
                 Err(rustix::io::Errno::INTR) => {}
                 polled => drop(polled.context("poll")?),
             }
-            self.forward(None);
+            self.forward(self.running);
+            self.wait();
         }
         Ok(())
     }
@@ -234,10 +269,11 @@ impl<'a> Holder<'a> {
         }
     }
 
-    /// Does what the service asks for.
+    /// Takes note of what the service says, and does what it asks for.
     fn attend(&mut self, message: Message) {
-        match message {
-            Message::Keep(name, fds) => {
+        self.ready |= message.ready;
+        match message.store {
+            Some(Store::Keep(name, fds)) => {
                 for fd in fds {
                     if self.kept.iter().any(|(has, kept)| *has == name && is_same(kept, &fd)) {
                         continue;
@@ -249,9 +285,8 @@ impl<'a> Holder<'a> {
                     self.kept.push((name.clone(), fd));
                 }
             }
-            Message::Ready => self.ready = true,
-            Message::Drop(name) => self.kept.retain(|(has, _)| *has != name),
-            Message::Other => {}
+            Some(Store::Drop(name)) => self.kept.retain(|(has, _)| *has != name),
+            None => {}
         }
     }
 
@@ -293,6 +328,14 @@ impl<'a> Holder<'a> {
         (self.failures, self.cold) = (0, true);
         Ok(())
     }
+}
+
+/// Returns a stream on which a byte comes with each signal of this number.
+fn stream_of(number: i32) -> std::io::Result<UnixStream> {
+    let (read, write) = UnixStream::pair()?;
+    read.set_nonblocking(true)?;
+    signal_hook::low_level::pipe::register(number, write)?;
+    Ok(read)
 }
 
 /// Whether both are descriptors of one file. (Event descriptors and their like all have one inode.)

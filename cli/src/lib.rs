@@ -4,6 +4,7 @@
 //! arguments   what is asked
 //! image/      the image as memory, read where it is looked at
 //! roots       where the handover starts
+//! scan        the root pages in an image
 //! sized       the image, and how large its pages are
 //! survey      its tree and its tables, everything that is wrong with them
 //! recorder    what it comes upon, as it is taken down
@@ -50,6 +51,8 @@ mod progress;
 mod recorder;
 mod roots;
 mod said;
+mod scan;
+mod schema;
 mod sessions;
 mod sink;
 mod sized;
@@ -59,23 +62,28 @@ mod text;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use arguments::{Arguments, Check, Command, Diff, Extract, Inspect, List, Man, Place, Status};
 use clap::Parser;
 use diff::Difference;
-use facts::{Against, Compared, Facts, Layouts, Verdict, Want};
+use facts::{Against, Checked, Compared, Facts, Layouts, Now, Verdict, Want};
+use heap::Unsound;
 use heirloom_kho::PageSize;
 use heirloom_kho::PhysAddr;
 use lent::{Handovers, Lent};
 use next::Kernel;
 use output::BAD;
 use roots::Roots;
+use signal_hook::consts::SIGXFSZ;
 use sink::Sink;
 use survey::Survey;
 
 /// The program.
 pub fn main() -> ExitCode {
+    // A file that may not grow (`ulimit -f`) is an error of writing to it, and no end. (Where this is refused, it is one.)
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
     let arguments = Arguments::parse();
     match run(arguments) {
         Ok(code) => code,
@@ -100,6 +108,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Completions(completions) => output::bytes(&manual::completions(completions.shell)),
         Command::Man(Man { dir: None }) => output::bytes(&manual::page()?),
         Command::Man(Man { dir: Some(dir) }) => manual::pages(&dir),
+        Command::Schema(schema) => output::json(&schema::of(schema.of)).map(|()| true),
     }
     .map(|found| if found { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -133,16 +142,13 @@ pub struct Looked {
 /// # Errors
 /// It is no image, or there is no handover in it.
 pub fn look(path: &Path, base: Option<u64>, page_size: Option<PageSize>) -> Result<Looked> {
-    let base = base.map(PhysAddr::new);
-    let image = path.to_owned();
-    let (root, scratch, raw, zero_excluded) = (None, None, Vec::new(), false);
-    let place = Place { image, root, base, raw, scratch, zero_excluded, page_size };
+    let place = at(path, base, page_size);
     open(&place, |handovers, roots| {
         let survey = &handovers.outer;
         let want = Want::new(survey, true, true);
         let facts = Facts::of(handovers, roots, &place.image, &want)?;
         let verdict = Verdict::of(handovers, &[], None, None);
-        let kernel = Kernel::open(&["7.3".to_owned()])?;
+        let kernel = Kernel::open(&["7.3".into()])?;
         let against = Against::of(survey, path, path);
         let next = Verdict::of(handovers, &[], kernel.as_ref(), Some(&against));
         Ok(Looked {
@@ -154,9 +160,89 @@ pub fn look(path: &Path, base: Option<u64>, page_size: Option<PageSize>) -> Resu
             page: map::html(handovers, &facts),
             next: text::verdict(&next),
             frames: survey.image.pages(),
-            looks: survey.image.looks() + handovers.inner().map_or(0, |inner| inner.image.looks()),
+            looks: looks(handovers),
         })
     })
+}
+
+/// Looks as [`look`] does, at what is needed for a check and `inspect --quick`: nothing is drawn, hashed or compared, and
+/// those texts are empty.
+///
+/// # Errors
+/// As for [`look`].
+pub fn survey(path: &Path, base: Option<u64>, page_size: Option<PageSize>) -> Result<Looked> {
+    let place = at(path, base, page_size);
+    open(&place, |handovers, roots| {
+        let survey = &handovers.outer;
+        let want = Want::new(survey, false, false);
+        let facts = Facts::of(handovers, roots, &place.image, &want)?;
+        let verdict = Verdict::of(handovers, &[], None, None);
+        Ok(Looked {
+            findings: survey.findings.iter().map(|finding| finding.reason.clone()).collect(),
+            verdict: text::verdict(&verdict),
+            summary: text::summary(&facts),
+            json: String::new(),
+            map: String::new(),
+            page: String::new(),
+            next: String::new(),
+            frames: survey.image.pages(),
+            looks: looks(handovers),
+        })
+    })
+}
+
+/// How often words of an image were looked at.
+fn looks(handovers: &Handovers<'_>) -> u64 {
+    let inner = handovers.inner().map_or(0, |inner| inner.image.looks());
+    handovers.outer.image.looks() + inner
+}
+
+/// The image at `path`, with the handover looked for in it.
+fn at(path: &Path, base: Option<u64>, page_size: Option<PageSize>) -> Place {
+    Place {
+        image: path.to_owned(),
+        root: None,
+        base: base.map(PhysAddr::new),
+        raw: Vec::new(),
+        scratch: None,
+        zero_excluded: false,
+        page_size,
+    }
+}
+
+/// An image that was opened, and read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Opened {
+    /// How many pages it has.
+    pub pages: u64,
+    /// How many of them were asked for.
+    pub asked: u64,
+    /// How many of those could be read.
+    pub read: u64,
+}
+
+/// Opens the image at `path`, as [`look`] does, and reads the first `most` of its pages, whatever is in them.
+/// `zeroes`: what it declares and has not is zeroes.
+///
+/// # Errors
+/// It is no image.
+pub fn opened(
+    path: &Path,
+    base: Option<u64>,
+    page_size: Option<PageSize>,
+    zeroes: bool,
+    most: u64,
+) -> Result<Opened> {
+    let image = Place { zero_excluded: zeroes, ..at(path, base, page_size) }.open()?;
+    let page = image.page_size();
+    let step = usize::try_from(page.order().frames())?;
+    let frames = image.runs().flat_map(|run| (run.start().get()..run.end().get()).step_by(step));
+    let (mut asked, mut read) = (0, 0);
+    for frame in frames.take(usize::try_from(most)?) {
+        asked += 1;
+        read += u64::from(image.page(heirloom_kho::Pfn::new(frame).addr()).is_some());
+    }
+    Ok(Opened { pages: image.pages(), asked, read })
 }
 
 /// The name of the kernel that a file with these bytes is, or is the configuration or the table of: what `check --for`
@@ -173,7 +259,7 @@ pub fn kernel(bytes: &[u8]) -> Result<String> {
 fn open<R>(place: &Place, then: impl FnOnce(&Handovers<'_>, &Roots) -> Result<R>) -> Result<R> {
     let (image, candidates) = sized::open(place)?;
     let roots = roots::find(&image, place, &candidates)?;
-    let mut survey = Survey::new(&image, roots.taken, place.scratch);
+    let mut survey = Survey::new(&image, roots.taken, place.scratch.as_ref());
     let doubts: Vec<_> = roots.doubts(&survey).collect();
     survey.findings.extend(doubts);
     let lent = Lent::of(&survey);
@@ -185,7 +271,12 @@ fn run_inspect(inspect: &Inspect) -> Result<bool> {
     open(&place, |handovers, roots| {
         let survey = &handovers.outer;
         let want = Want::new(survey, inspect.json, !inspect.quick);
-        let facts = Facts::of(handovers, roots, &place.image, &want)?;
+        let mut facts = Facts::of(handovers, roots, &place.image, &want)?;
+        if inspect.source.is_live() {
+            // In lists and in none, a memfd is looked at twice.
+            let want = Want::new(survey, inspect.json, !inspect.quick);
+            facts.now = Some(Now::of(survey, &want));
+        }
         if let Some(path) = &inspect.map {
             let mut sink = Sink::open(path, survey.image)?;
             let picture = map::picture(path, handovers, &facts);
@@ -202,6 +293,18 @@ fn run_inspect(inspect: &Inspect) -> Result<bool> {
 }
 
 fn run_check(check: &Check) -> Result<u8> {
+    let checked = checked(check)?;
+    match (check.quiet, check.json) {
+        // The exit status says it.
+        (true, _) => {}
+        (_, true) => output::json(&checked)?,
+        _ => output::text(&text::checked(&checked), check.color)?,
+    }
+    Ok(checked.status())
+}
+
+/// Checks what was asked for.
+fn checked(check: &Check) -> Result<Checked> {
     let (next, place) = (Kernel::open(&check.next)?, check.source.place()?);
     if let Some(old) = &check.against
         && let Some([before, now]) = tables(old, &place.image)?
@@ -211,9 +314,7 @@ fn run_check(check: &Check) -> Result<u8> {
             "{}: a table is no handover that a kernel could take",
             old.display()
         );
-        let compared = Compared::of(&before, &now);
-        say(check, &compared, || text::compared(&compared))?;
-        return Ok(compared.status());
+        return Ok(Checked::Tables(Compared::of(&before, &now)));
     }
     let before = check.against.as_ref().map(|old| {
         let other = Place { image: old.clone(), root: None, scratch: None, ..place.clone() };
@@ -222,19 +323,8 @@ fn run_check(check: &Check) -> Result<u8> {
     let before = before.transpose()?;
     open(&place, |handovers, _| {
         let verdict = Verdict::of(handovers, &check.accept, next.as_ref(), before.as_ref());
-        say(check, &verdict, || text::verdict(&verdict))?;
-        Ok(verdict.status())
+        Ok(Checked::Handover(Box::new(verdict)))
     })
-}
-
-/// Prints what a check found, as it was asked for.
-fn say(check: &Check, value: &impl serde::Serialize, text: impl FnOnce() -> String) -> Result<()> {
-    match (check.quiet, check.json) {
-        // The exit status says it.
-        (true, _) => Ok(()),
-        (_, true) => output::json(value),
-        _ => output::text(&text(), check.color),
-    }
 }
 
 /// What two tables say, if they are tables.
@@ -264,15 +354,41 @@ fn run_status(status: &Status) -> Result<bool> {
 }
 
 fn run_extract(extract: &Extract) -> Result<bool> {
-    open(&extract.how.place(extract.image.clone()), |handovers, _| {
-        extract::extract(handovers, extract)
-    })?;
-    Ok(true)
+    let place = extract.how.place(extract.image.clone());
+    settled(&place.image, |_| {
+        open(&place, |handovers, _| extract::extract(handovers, extract).map(|_| true))
+    })
 }
 
 fn run_list(list: &List) -> Result<bool> {
-    open(&list.how.place(list.image.clone()), |handovers, _| list::list(handovers, list))?;
-    Ok(true)
+    let place = list.how.place(list.image.clone());
+    settled(&place.image, |used| {
+        open(&place, |handovers, _| list::list(handovers, list, used).map(|()| true))
+    })
+}
+
+/// Looks into the image at `path`; again if a container there is not sound and a process uses the arena, as that may be what
+/// it was just changing. `look` is told whether one does.
+fn settled<R>(path: &Path, mut look: impl FnMut(bool) -> Result<R>) -> Result<R> {
+    /// As often as it takes to come between two changes of a service that does little else.
+    const TIMES: usize = 64;
+    let is_unsound = |error: &anyhow::Error| error.downcast_ref::<Unsound>().is_some();
+    let Some(owner) = live::owner(path) else { return look(false) };
+    for _ in 1..TIMES {
+        match look(true) {
+            Err(error) if is_unsound(&error) => {}
+            looked => return looked,
+        }
+    }
+    look(true).map_err(|error| {
+        if !is_unsound(&error) {
+            return error;
+        }
+        anyhow!(
+            "{error:#}; process {owner} uses the arena, and may have been changing it each time: ask again, or look while it \
+             is stopped (kill -STOP {owner})"
+        )
+    })
 }
 
 fn run_diff(diff: &Diff) -> Result<bool> {

@@ -1,29 +1,26 @@
-//! Where a handover starts: the root page, found by its magic.
+//! Where a handover starts: the root page, of those that were found by their magic.
 //!
 //! Memory can hold several: the one that a kernel came from, the one that it is about to leave,
 //! and copies of either. The one to show is the one that is whole.
 
 use anyhow::{Result, bail};
-use heirloom_kho::{Left, Pages, PhysAddr, RootView, SUBTREE};
+use heirloom_kho::{Left, PageSize, Pages, PhysAddr, RootView, SUBTREE};
 
 use crate::arguments::Place;
 use crate::code;
 use crate::image::Image;
 use crate::output::{BAD, GOOD, STRONG};
-use crate::progress;
+use crate::scan::scan;
 use crate::survey::{Finding, Survey};
 use crate::text::shown;
-
-/// Every device tree starts with it.
-const MAGIC: u32 = 0xd00d_feed;
-/// What the root's compatible string starts with, whatever the version.
-const FAMILY: &[u8] = b"kho-v";
-/// Pages between two looks at the clock.
-const STRIDE: u64 = 1 << 14;
 
 /// Roots that are gone through to choose one. Any page can be a root page, and each can lead to all
 /// there is.
 pub(crate) const JUDGED: usize = 64;
+
+/// What is said where pages are as large as the user says.
+const SIZED: &str =
+    "; that is with pages as --page-size says: leave it out, and each size is tried";
 
 /// A root page that was found.
 #[derive(Clone, Debug)]
@@ -46,9 +43,23 @@ pub(crate) struct Roots {
     pub(crate) taken: PhysAddr,
     /// All that were found; none if it was named.
     pub(crate) found: Vec<Found>,
+    /// Whether the user said how large pages are.
+    sized: bool,
 }
 
 impl Roots {
+    /// What the user may have meant, if the root page that was taken is none: `; ` and a sentence, or nothing.
+    pub(crate) fn meant(&self, page: PageSize) -> String {
+        let is_page = |addr: &u64| addr.is_multiple_of(page.bytes() as u64);
+        let decimal = self.taken.get().to_string();
+        let hex = u64::from_str_radix(&decimal, 16).ok().filter(is_page);
+        match hex.filter(|_| self.found.is_empty() && !is_page(&self.taken.get())) {
+            Some(hex) => format!("; {decimal} is decimal: in hexadecimal it is {hex:#x}"),
+            None if self.sized => SIZED.to_owned(),
+            None => String::new(),
+        }
+    }
+
     /// What is wrong if the handover that `survey` went through, the one that was taken, is heirloom's own within what
     /// a Linux lends: that Linux's, of which it is only a part, is not whole then. A copy of the one that was taken is
     /// no other.
@@ -74,16 +85,18 @@ impl Roots {
 /// # Errors
 /// There is none, or none that can be read.
 pub(crate) fn find(image: &Image, place: &Place, candidates: &[PhysAddr]) -> Result<Roots> {
+    let sized = place.page_size.is_some();
     if let Some(taken) = named(image, place) {
-        return Ok(Roots { taken, found: Vec::new() });
+        return Ok(Roots { taken, found: Vec::new(), sized });
     }
     let found: Vec<_> = match *candidates {
         [] => bail!(
             "{}: no handover in {} frames of {} bytes: no page is a device tree whose root is compatible with \
-             \"kho-v…\"; --root names the page if you know better",
+             \"kho-v…\"; --root names the page if you know better{}",
             place.image.display(),
             image.pages(),
             image.page_size().bytes(),
+            if sized { SIZED } else { "" },
         ),
         // One alone is not judged here: the caller surveys it.
         [at] => vec![Found { at, frames: 0, map: None, fault: None, may_lend: false }],
@@ -102,7 +115,7 @@ pub(crate) fn find(image: &Image, place: &Place, candidates: &[PhysAddr]) -> Res
     if told.len() + more > 1 {
         tell(&told, taken, more);
     }
-    Ok(Roots { taken, found })
+    Ok(Roots { taken, found, sized })
 }
 
 /// The root that the user or the image names.
@@ -115,56 +128,8 @@ pub(crate) fn candidates(image: &Image, place: &Place) -> Vec<PhysAddr> {
     named(image, place).map_or_else(|| scan(image), |named| vec![named])
 }
 
-/// The pages that start as a root page does.
-fn scan(image: &Image) -> Vec<PhysAddr> {
-    let written = image.written();
-    let total = written.iter().map(|run| run.bytes()).sum();
-    let bar = progress::bar("looking for the root", total);
-    let mut found = Vec::new();
-    let mut since = 0;
-    let page = image.page_size();
-    let (step, mut next) = (page.order().frames(), 0);
-    for run in written {
-        // A page is looked at once, also where two runs have parts of it.
-        let first = page.page_of(run.start()).pfn().get().max(next);
-        next = run.end().get().next_multiple_of(step);
-        for pfn in (first..run.end().get()).step_by(step as usize) {
-            since += 1;
-            if since == STRIDE {
-                bar.inc(STRIDE * page.bytes() as u64);
-                since = 0;
-            }
-            let at = heirloom_kho::Pfn::new(pfn).addr();
-            if is_root(image, at) {
-                found.push(at);
-            }
-        }
-    }
-    bar.finish_and_clear();
-    found
-}
-
-/// Whether the page at `at` is a root page, sound or not.
-fn is_root(image: &Image, at: PhysAddr) -> bool {
-    let first = image.peek(at).map(u64::to_ne_bytes);
-    if first.is_none_or(|bytes| !bytes.starts_with(&MAGIC.to_be_bytes())) {
-        return false;
-    }
-    let page = image.page_size();
-    let words = image.halves(at, page.bytes());
-    let sound = words.map(|words| RootView::sized(page, words, at).is_ok());
-    match sound {
-        Some(true) => true,
-        // Other device trees do not have the word in them.
-        Some(false) => image
-            .page(at)
-            .is_some_and(|page| page.windows(FAMILY.len()).any(|bytes| bytes == FAMILY)),
-        None => false,
-    }
-}
-
 fn judge(image: &Image, at: PhysAddr, place: &Place) -> Found {
-    let survey = Survey::new(image, at, place.scratch);
+    let survey = Survey::new(image, at, place.scratch.as_ref());
     let fault = survey.findings.first().map(|first| (first.reason.clone(), survey.findings.len()));
     // Heirloom's own has a header under the name that a list of loans has.
     let has_name = survey.subtrees().any(|subtree| subtree.name.as_str() == SUBTREE);

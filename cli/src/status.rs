@@ -5,22 +5,25 @@
 
 use std::fmt::Write;
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use heirloom::arena::{Arena, ArenaError, ArenaRange};
 use heirloom::restore::Entry;
 
 use crate::arguments::{Clear, Place, Status};
 use crate::facts::{Facts, Hex, Own, Subtree, VERSION, What};
+use crate::image::is_arena;
 use crate::output::{self, BAD, FAINT, GOOD, NAME, STRONG};
+use crate::survey::Scratch;
 use crate::text::{bytes, plural, shown};
 
 /// What a user of a service wants to know of its arena.
-#[derive(Debug, serde::Serialize)]
-struct Told {
+#[derive(Debug, serde::Serialize, schemars::JsonSchema)]
+pub(crate) struct Told {
     version: u32,
     path: PathBuf,
     /// Bytes of memory that it has, and what is behind them by now.
@@ -34,13 +37,13 @@ struct Told {
     handover: Option<Handover>,
 }
 
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, serde::Serialize, schemars::JsonSchema)]
 struct Owner {
     pid: i32,
     program: Option<String>,
 }
 
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, serde::Serialize, schemars::JsonSchema)]
 struct Handover {
     producer: String,
     generation: u64,
@@ -54,16 +57,59 @@ struct Handover {
     findings: Vec<String>,
 }
 
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, serde::Serialize, schemars::JsonSchema)]
 struct Root {
     name: String,
     at: Hex,
     bytes: Option<u64>,
-    /// The kind of memory that it names, if it is a handle.
+    /// The kind of memory that it names, if it is one handle and nothing else.
     handle: Option<&'static str>,
+    /// What the handles in it name, if it holds others, or more beside one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    handles: Vec<Held>,
 }
 
-#[derive(Debug, serde::Serialize)]
+/// A handle in a root.
+#[derive(Debug, serde::Serialize, schemars::JsonSchema)]
+struct Held {
+    /// Where in the root it stands, in bytes.
+    offset: u64,
+    handle: &'static str,
+    /// What the object is the head of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container: Option<&'static str>,
+}
+
+impl Root {
+    /// What it holds, for a person.
+    fn text(&self) -> String {
+        if let Some(handle) = self.handle {
+            let a = if handle.starts_with(['a', 'o']) { "an" } else { "a" };
+            return format!(": handle of {a} {handle}");
+        }
+        let mut kinds: Vec<(&str, u64)> = Vec::new();
+        for Held { handle, container, .. } in &self.handles {
+            let kind = container.unwrap_or(handle);
+            match kinds.iter_mut().find(|(known, _)| *known == kind) {
+                Some((_, count)) => *count += 1,
+                None => kinds.push((kind, 1)),
+            }
+        }
+        let kinds: Vec<_> = kinds
+            .into_iter()
+            .map(|(kind, count)| match kind {
+                // It has no singular.
+                "records" => format!("{count} {kind}"),
+                _ => plural(count, kind, &format!("{kind}s")),
+            })
+            .collect();
+        let handles = if self.handles.len() == 1 { "handle" } else { "handles" };
+        let several = (!kinds.is_empty()).then(|| format!(": {handles} of {}", kinds.join(", ")));
+        several.unwrap_or_default()
+    }
+}
+
+#[derive(Debug, serde::Serialize, schemars::JsonSchema)]
 struct Cache {
     name: String,
     object_size: usize,
@@ -88,6 +134,7 @@ pub(crate) fn run(status: &Status, look: impl FnOnce(&Place) -> Result<Facts>) -
 pub(crate) fn clear(clear: &Clear) -> Result<bool> {
     let path = clear.target.path()?;
     let at = || path.display().to_string();
+    is_arena_at(&path)?;
     let file = File::options().read(true).write(true).open(&path).with_context(at)?;
     let arena = match Arena::open(OwnedFd::from(file)) {
         Err(ArenaError::InUse { pid: Some(pid) }) => {
@@ -102,6 +149,19 @@ pub(crate) fn clear(clear: &Clear) -> Result<bool> {
     // by the turn that `open` counted.
     unsafe { arena.clear() }.with_context(at)?;
     Ok(true)
+}
+
+/// Refuses a file that does not begin as an arena does.
+fn is_arena_at(path: &Path) -> Result<()> {
+    let at = || path.display().to_string();
+    let mut head = Vec::new();
+    File::open(path).and_then(|file| file.take(8).read_to_end(&mut head)).with_context(at)?;
+    ensure!(
+        is_arena(&head),
+        "{}: no arena of a process; heirloom inspect looks at images",
+        path.display()
+    );
+    Ok(())
 }
 
 impl Owner {
@@ -121,6 +181,7 @@ impl Told {
     /// The file is no arena, or what is in it cannot be read.
     fn of(path: &Path, look: impl FnOnce(&Place) -> Result<Facts>) -> Result<Self> {
         let at = || path.display().to_string();
+        is_arena_at(path)?;
         let file = File::open(path).with_context(at)?;
         let (page, ranges, entry) = Arena::describe(file.as_fd()).with_context(at)?;
         let bytes = ranges.iter().map(|range: &ArenaRange| range.run().bytes()).sum();
@@ -170,11 +231,11 @@ impl Told {
             bytes(*scratch),
             bytes(*free)
         )?;
-        for Root { name, at, bytes: length, handle } in &handover.roots {
+        for root in &handover.roots {
+            let Root { name, at, bytes: length, .. } = root;
             let length = length.map(|length| format!(", {}", bytes(length))).unwrap_or_default();
-            let handle = handle.map(|handle| format!(": handle of a {handle}")).unwrap_or_default();
-            let name = shown(name);
-            writeln!(out, "  root       {NAME}{name}{NAME:#} at {at}{length}{handle}")?;
+            let (name, holds) = (shown(name), root.text());
+            writeln!(out, "  root       {NAME}{name}{NAME:#} at {at}{length}{holds}")?;
         }
         for Cache { name, object_size, objects, free, slabs } in &handover.caches {
             let objects = plural(*objects, "object", "objects");
@@ -197,9 +258,9 @@ impl Told {
 
 /// Where the handover is that an entry leads to.
 fn place(path: &Path, entry: Entry) -> Place {
-    let (root, scratch) = (Some(entry.root), Some((entry.scratch, entry.scratch_bytes)));
+    let (root, list) = (Some(entry.root), Scratch::List(entry.scratch, entry.scratch_bytes));
     let (image, base, raw) = (path.to_owned(), None, Vec::new());
-    Place { image, root, base, raw, scratch, zero_excluded: false, page_size: None }
+    Place { image, root, base, raw, scratch: Some(list), zero_excluded: false, page_size: None }
 }
 
 impl Handover {
@@ -209,15 +270,22 @@ impl Handover {
         let (preserved, scratch) = (facts.handover.bytes, areas.map(|area| area.bytes).sum());
         let (mut roots, mut own) = (Vec::new(), None);
         for Subtree { name, phys: at, size: bytes, what } in facts.handover.subtrees {
-            let handle = match what {
+            let (handle, handles) = match what {
                 What::Own(of) => {
                     own = Some(of);
                     continue;
                 }
-                What::Published(published) => published.only.map(|named| named.handle),
-                _ => None,
+                What::Published(published) => {
+                    let handles = published.handles.into_iter().map(|named| Held {
+                        offset: named.offset,
+                        handle: named.handle,
+                        container: named.container.map(|container| container.kind),
+                    });
+                    (published.only.map(|named| named.handle), handles.collect())
+                }
+                _ => (None, Vec::new()),
             };
-            roots.push(Root { name, at, bytes, handle });
+            roots.push(Root { name, at, bytes, handle, handles });
         }
         let (producer, generation, caches) = own.map_or_else(Default::default, |own| {
             let Own { producer, generation, caches, .. } = own;

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicU32;
 use heirloom_folio::Error as FolioError;
 use heirloom_kho::PageSize;
 use heirloom_kho::linux::{Found, Known, Loans, Luo, Opaque, Text};
-use heirloom_kho::tree::{Counts, FolioRange, TreeFault};
+use heirloom_kho::tree::{Counts, FolioRange, Ledger, TreeFault};
 use heirloom_kho::{
     Block, Chain, DeviceTree, Fault, Header, Left, Pages, Pfn, PhysAddr, RootView, Run, SUBTREE,
     ScratchList, SealInfo, Sealed, Subtree, Table, TableError, Token,
@@ -154,10 +154,18 @@ pub(crate) struct Survey<'i> {
     pub(crate) unread: Vec<Unread>,
 }
 
+/// What is known of scratch beside what the handover says.
+#[derive(Clone, Debug)]
+pub(crate) enum Scratch {
+    /// Where its list is, and the list's bytes.
+    List(PhysAddr, u64),
+    /// The areas themselves, as the kernel that runs has them.
+    Areas(Vec<Run>),
+}
+
 impl<'i> Survey<'i> {
-    /// Goes through the handover whose root page is at `at`; `scratch` is where the scratch list
-    /// is, and its bytes, if the user knows.
-    pub(crate) fn new(image: &'i Image, at: PhysAddr, scratch: Option<(PhysAddr, u64)>) -> Self {
+    /// Goes through the handover with its root page at `at`; `scratch` is what else than the handover says where scratch is.
+    pub(crate) fn new(image: &'i Image, at: PhysAddr, scratch: Option<&Scratch>) -> Self {
         let page = image.page_size();
         let words = image.halves(at, page.bytes());
         let root = words.and_then(|words| RootView::sized(page, words, at).ok());
@@ -165,7 +173,11 @@ impl<'i> Survey<'i> {
         let sealed = || sealed_list(left.as_ref()?, root.as_ref()?);
         let named = image.entry().filter(|entry| entry.root == at);
         let named = named.map(|entry| (entry.scratch, entry.scratch_bytes));
-        let list = scratch.or(named).or_else(sealed);
+        let (list, told) = match scratch {
+            Some(Scratch::List(list, bytes)) => (Some((*list, *bytes)), None),
+            Some(Scratch::Areas(areas)) => (None, Some(areas)),
+            None => (named.or_else(sealed), None),
+        };
         let (list, bytes) = list.unwrap_or((PhysAddr::new(0), 0));
         let entry = Entry { root: at, scratch: list, scratch_bytes: bytes };
         let tables = [page.covering(at, page.bytes() as u64), page.covering(list, bytes)];
@@ -176,6 +188,7 @@ impl<'i> Survey<'i> {
             rows: Vec::new(),
             nodes: Vec::new(),
         };
+        told.into_iter().flatten().for_each(|area| recorder.keep_out(*area));
         let (mut findings, mut unread, mut overlaps) = (Findings::default(), Unreads::default(), 0);
         let mut faulty = Faulty::default();
         let loans =
@@ -216,7 +229,7 @@ impl<'i> Survey<'i> {
         }
         nodes.sort_unstable();
         let areas = image.words(list, usize::try_from(bytes).unwrap_or(usize::MAX));
-        let areas = areas.filter(|_| bytes > 0);
+        let areas = if bytes > 0 { areas } else { None };
         let areas = areas.and_then(|words| ScratchList::sized(page, words, list, |_| true).ok());
         Self {
             image,
@@ -226,7 +239,7 @@ impl<'i> Survey<'i> {
             counts: surveyed.counts,
             rows,
             nodes,
-            scratch: areas.map(|areas| areas.runs().collect()),
+            scratch: areas.map(|areas| areas.runs().collect()).or_else(|| told.cloned()),
             header: surveyed.header,
             sealed: surveyed.sealed,
             faulty,
@@ -279,7 +292,9 @@ impl Faulty {
         // Above the leaves it is about a node.
         if error.level == 0 {
             self.folios += 1;
-            self.blocks.extend(block.filter(|_| self.blocks.len() < LISTED));
+            if self.blocks.len() < LISTED {
+                self.blocks.extend(block);
+            }
         }
     }
 }

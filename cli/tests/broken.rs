@@ -3,6 +3,7 @@
 mod common;
 
 use common::{Core, FIXTURE, Temporary, check, findings, heirloom};
+use heirloom_testkit::Rng;
 
 /// Addresses in the fixture.
 const ROOT: u64 = 0x50_f000;
@@ -194,7 +195,11 @@ fn a_core_that_is_cut_off() {
     let file = Temporary::new(&core.0[..core.0.len() - 1]);
     let ran = heirloom(&["inspect", file.as_str()]);
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
-    assert!(ran.out.contains("cut off: 1 B that should follow are not in the file"), "{}", ran.out);
+    assert!(
+        ran.out.contains("cut off    1 B that should follow are not in the file"),
+        "{}",
+        ran.out
+    );
     let ran = heirloom(&["check", file.as_str()]);
     assert_eq!(ran.code, 1);
     assert!(
@@ -203,33 +208,20 @@ fn a_core_that_is_cut_off() {
     );
 }
 
-/// Numbers that look random and are the same in every run (`SplitMix64`).
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) as usize % limit
-    }
-}
-
 #[test]
 fn damage_anywhere_is_found_or_harmless_and_never_a_panic() {
     let good = Core::fixture();
     // Pages with tables in them: a hit elsewhere is in some file's content.
     let tables =
         [ROOT, MAP, MAP + 0x2000, LUO, LUO + 0x1000, 0x71_4000, MEMFD, 0x58_c000, 0x51_6000];
-    let mut numbers = Numbers(4);
+    let mut numbers = Rng::new(4);
     let (mut whole, mut broken) = (0, 0);
     for round in 0..120 {
         let mut core = good.clone();
-        for _ in 0..=numbers.below(3) {
-            let page = tables[numbers.below(tables.len())];
-            let at = core.offset(page) + numbers.below(if round % 2 == 0 { 400 } else { 4096 });
-            core.0[at] = numbers.below(256) as u8;
+        for _ in 0..=numbers.index(3) {
+            let page = tables[numbers.index(tables.len())];
+            let at = core.offset(page) + numbers.index(if round % 2 == 0 { 400 } else { 4096 });
+            core.0[at] = numbers.index(256) as u8;
         }
         let file = core.file();
         let map = Temporary::path();

@@ -1,16 +1,21 @@
 //! A service under `heirloom hold` keeps its memory and its socket however it ends.
 #![cfg(target_os = "linux")]
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStderr, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use heirloom::arena::RangeSpec;
 use heirloom::service::Service;
 use heirloom::{Disposition, NodeId, PhysAddr, SealPolicy};
 use heirloom_testkit::service::Life;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// The supervisor, with the service's standard streams.
@@ -152,6 +157,24 @@ fn what_is_no_failure_of_a_build_drops_nothing() {
 }
 
 #[test]
+fn what_one_message_says_is_all_heeded() {
+    // A service that fails once before it had begun would begin with nothing.
+    let options = ["--listen", "echo=127.0.0.1:0", "--failures", "1", "--within", "3600"];
+    let mut held = Held::start("several", &options);
+    assert!(held.life.says().ends_with("generation 0, count 1"));
+    for (how, count) in [("ready and keep", 2), ("ready and drop", 3)] {
+        held.life.tell(how);
+        assert_eq!(held.life.says(), "is ready");
+        held.life.tell("abort");
+        let said = held.life.says();
+        let warm = format!("warm; generation {}, count {count}", count - 1);
+        assert!(said.ends_with(&warm), "after {how}: {said}");
+    }
+    held.life.tell("exit 0");
+    assert!(held.ends().0.success());
+}
+
+#[test]
 fn a_supervisor_that_can_say_nothing_goes_on() {
     let mut held = Held::start_program(
         "silent",
@@ -188,6 +211,39 @@ fn a_signal_ends_the_service_and_its_supervisor() {
     let (status, said) = held.ends();
     assert_eq!(status.code(), Some(128 + 15), "{said}");
     assert_eq!(said, "");
+}
+
+/// What a process that is the first of a container is left, and one that asked for it.
+#[test]
+fn what_is_left_to_the_supervisor_is_waited_for() {
+    // The shell in the middle ends first: the one that says its number is left to the supervisor.
+    let service = r#"(sh -c 'echo "service: $$"' &); read last; exit "$last""#;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_heirloom"));
+    command.args(["hold", "--pause", "1", "--", "sh", "-c", service]);
+    let adopts = || Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?);
+    // SAFETY: two system calls.
+    unsafe { command.pre_exec(adopts) };
+    let mut life = Life::start(command);
+    let orphan = Path::new("/proc").join(life.says());
+    let given_up = Instant::now() + Duration::from_secs(20);
+    while orphan.exists() {
+        assert!(Instant::now() < given_up, "{} is waited for by none", orphan.display());
+        std::thread::yield_now();
+    }
+    life.tell("0");
+    assert!(life.child.wait().unwrap().success());
+}
+
+/// Sends a message of a service's to its manager, as a program does that is not of this library.
+fn notify(text: &[u8], fd: Option<BorrowedFd<'_>>) {
+    let socket = UnixDatagram::unbound().unwrap();
+    socket.connect(std::env::var_os("NOTIFY_SOCKET").unwrap()).unwrap();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if let Some(fd) = &fd {
+        assert!(control.push(SendAncillaryMessage::ScmRights(std::slice::from_ref(fd))));
+    }
+    sendmsg(&socket, &[IoSlice::new(text)], &mut control, SendFlags::empty()).unwrap();
 }
 
 /// Counts its lives, and ends as it is told. Does something only under the supervisor.
@@ -230,6 +286,14 @@ fn the_service() {
             }
             "ready" => {
                 assert!(service.ready().unwrap());
+                println!("service: is ready");
+            }
+            "ready and keep" => {
+                notify(b"READY=1\nFDSTORE=1\nFDNAME=another", Some(listener.as_fd()));
+                println!("service: is ready");
+            }
+            "ready and drop" => {
+                notify(b"FDSTOREREMOVE=1\nFDNAME=another\nREADY=1", None);
                 println!("service: is ready");
             }
             "exit 0" => std::process::exit(0),

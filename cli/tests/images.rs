@@ -56,6 +56,23 @@ fn what_has_no_physical_address_is_passed_over_and_said() {
     }
 }
 
+/// As `/proc/kcore` has the kernel's text and data, a second time: between two looks a running kernel writes to them.
+#[test]
+fn what_a_running_kernel_has_twice_need_not_agree() {
+    let core = Core::fixture();
+    let (_, start, bytes) = *core.segments().iter().max_by_key(|(.., bytes)| *bytes).unwrap();
+    // The bytes are those of another segment.
+    let other = core.segments().iter().find(|(_, at, _)| *at != start).unwrap().0;
+    let second = [other as u64, start, PAGE.min(bytes as u64), PAGE.min(bytes as u64)];
+    let file = with_segments(core.clone(), &[second]).file();
+    let ran = heirloom(&["check", file.as_str()]);
+    assert_eq!((ran.code, ran.out.as_str()), (2, ""));
+    assert!(ran.err.contains("with other bytes"), "{ran:?}");
+    let file = with_segments(core, &[second, [PAGE, u64::MAX, PAGE, PAGE]]).file();
+    let ran = check(file.as_str());
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{ran:?}");
+}
+
 /// As `makedumpfile -d 1` leaves it: declared, and not there.
 #[test]
 fn pages_of_zeroes_that_were_left_out_are_zeroes_if_the_user_says_so() {

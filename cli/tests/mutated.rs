@@ -10,23 +10,7 @@ use std::path::Path;
 use common::{Core, FIXTURE, Temporary, arena, heirloom};
 use heirloom_cli::{Looked, look};
 use heirloom_kho::PageSize;
-
-/// Numbers that look random and are the same in every run (`SplitMix64`).
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit as u64) as usize
-    }
-}
+use heirloom_testkit::Rng;
 
 /// What became of the images.
 #[derive(Debug, Default)]
@@ -58,17 +42,17 @@ fn attack(
             open.write_all_at(page, at).unwrap();
         }
     }
-    let (mut numbers, mut tally) = (Numbers(seed), Tally::default());
+    let (mut numbers, mut tally) = (Rng::new(seed), Tally::default());
     for round in 0..rounds {
         let mut hits = Vec::new();
-        for _ in 0..=numbers.below(4) {
-            let (start, bytes) = places[numbers.below(places.len())];
-            let at = start + numbers.below(bytes);
-            let (at, new) = match numbers.below(5) {
+        for _ in 0..=numbers.index(4) {
+            let (start, bytes) = places[numbers.index(places.len())];
+            let at = start + numbers.index(bytes);
+            let (at, new) = match numbers.index(5) {
                 0 => (at, vec![numbers.next() as u8]),
-                1 => (at, vec![good[at] ^ 1 << numbers.below(8)]),
-                2 => (at / 8 * 8, words[numbers.below(words.len())].to_le_bytes().to_vec()),
-                3 => (at / 8 * 8, (u64::MAX << numbers.below(64)).to_le_bytes().to_vec()),
+                1 => (at, vec![good[at] ^ 1 << numbers.index(8)]),
+                2 => (at / 8 * 8, words[numbers.index(words.len())].to_le_bytes().to_vec()),
+                3 => (at / 8 * 8, (u64::MAX << numbers.index(64)).to_le_bytes().to_vec()),
                 _ => (at / 4 * 4, vec![0; 4]),
             };
             if at + new.len() <= good.len() {

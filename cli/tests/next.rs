@@ -309,7 +309,9 @@ fn what_is_no_kernel_is_said() {
         refused("/nonexistent"),
         "error: /nonexistent: cannot open it: No such file or directory (os error 2)\n"
     );
-    assert!(refused(FIXTURE).contains("has not a release"), "{}", refused(FIXTURE));
+    assert!(refused(FIXTURE).contains("and no kernel"), "{}", refused(FIXTURE));
+    let none = Temporary::new(&kernel(62, false, b"nothing that a structure says"));
+    assert!(refused(none.as_str()).contains("has not a release"), "{}", refused(none.as_str()));
     let table = Temporary::new(b"kernel Own\nlikes kho-v4\n");
     assert!(refused(table.as_str()).contains("line 2: \"likes\" is no word of such a table"));
     let bytes = Temporary::new(&[0x90; 4096]);

@@ -3,6 +3,7 @@
 mod common;
 
 use std::io::Read;
+use std::time::Instant;
 
 use common::{Temporary, heirloom};
 use heirloom::Heirloom;
@@ -180,13 +181,14 @@ fn what_is_in_a_container_is_listed_and_extracted() {
     let records = list(&["log"]);
     assert_eq!((records.len(), records[0]["key"].as_str()), (100, Some("900")));
     assert_eq!(of("log", "999"), "record 999".repeat(3).as_bytes());
-    let elements = list(&["points", "--element", "8"]);
-    assert_eq!(elements.len(), 5000);
-    let point = ["--object", "points", "--entry", "4321", "--element", "8"];
+    let elements = list(&["points"]);
+    assert_eq!((elements.len(), &elements[0]["bytes"]), (5000, &8.into()));
+    assert_eq!(list(&["points", "--element", "8"]), elements);
+    let point = ["--object", "points", "--entry", "4321"];
     let expected = Point { x: 4321, y: !4321 };
     assert_eq!(extracted(file.as_str(), &point), expected.as_bytes());
     for (arguments, why) in [
-        (&["points"][..], "a vector of 5000 elements, which does not say how large they are"),
+        (&["points", "--element", "4"][..], "the vector's elements have 8 bytes each"),
         (&["--cache", "inodes"], "no cache inodes; there are "),
         (&["items[1]"], "root items holds 1 handles, the first is items[0]"),
     ] {
@@ -244,11 +246,30 @@ fn a_container_that_was_tampered_with_is_refused_or_listed() {
     let whole = made(false).bytes;
     let file = Temporary::new(&whole);
     let json = heirloom(&["inspect", "--json", "--quick", file.as_str()]).json();
-    for (root, element) in [("items", None), ("log", None), ("points", Some("8"))] {
+    // As an older build made it.
+    let head = json["subtrees"]["points"]["addr"].as_str().unwrap();
+    let element = offset_of(&file, usize::from_str_radix(&head[2..], 16).unwrap()) + 7 * 8;
+    let mut old = whole.clone();
+    old[element..element + 8].fill(0);
+    let old = Temporary::new(&old);
+    let ran = heirloom(&["list", old.as_str(), "points"]);
+    assert_eq!((ran.code, ran.out.as_str()), (2, ""));
+    assert!(ran.err.contains("as an older build made it: --element does"), "{ran:?}");
+    let ran = heirloom(&["list", old.as_str(), "points", "--element", "8"]);
+    assert_eq!((ran.code, ran.out.lines().count()), (0, 5000), "{}", ran.err);
+    let old = heirloom(&["inspect", "--json", "--quick", old.as_str()]).json();
+    let of = |json: &serde_json::Value| json["subtrees"]["points"]["container"].clone();
+    assert_eq!(
+        (&of(&old)["entries"], &of(&old)["listed"]),
+        (&5000.into(), &serde_json::Value::Null)
+    );
+    assert_eq!(of(&json)["listed"]["4999"]["bytes"], 8);
+    for (root, element) in [("items", None), ("log", None), ("points", None), ("points", Some("8"))]
+    {
         let head = json["subtrees"][root]["addr"].as_str().unwrap();
         let head = usize::from_str_radix(&head[2..], 16).unwrap();
         let offset = offset_of(&file, head);
-        for word in [0_usize, 4, 5, 10, 32, 33, 96] {
+        for word in [0_usize, 4, 5, 7, 10, 32, 33, 96] {
             for value in [0, 1, u64::MAX, head as u64 / 16, (3 << 48) | (head as u64 / 16)] {
                 let mut bytes = whole.clone();
                 bytes[offset + word * 8..][..8].copy_from_slice(&value.to_le_bytes());
@@ -291,7 +312,10 @@ fn a_map_whose_lines_lead_back_to_one_before_comes_to_an_end() {
     }
     let hit = Temporary::new(&bytes);
     let ran = heirloom(&["list", hit.as_str(), "several[1]"]);
-    assert_eq!((ran.code, &*ran.err), (2, "error: it leads to more than all that is preserved\n"));
+    assert_eq!(
+        (ran.code, &*ran.err),
+        (2, "error: the map is not sound: it leads to more than all that is preserved\n")
+    );
     let ran = heirloom(&["inspect", "--color", "never", hit.as_str()]);
     assert_eq!(ran.code, 0);
     assert!(
@@ -397,4 +421,100 @@ fn offset_of(file: &Temporary, addr: usize) -> usize {
     let at = bytes.len() - length + (addr - start);
     assert!(bytes[at..].starts_with(b"hl-"), "a head is there");
     at
+}
+
+/// The file of an arena that this process has and goes on using, for other processes.
+fn shared(kernel: &Heirloom<Arena>) -> (std::fs::File, String) {
+    use std::os::fd::AsRawFd;
+    let arena = kernel.memory().machine();
+    arena.leave(kernel.entry()).unwrap();
+    let file = std::fs::File::from(arena.share().unwrap());
+    let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+    (file, path)
+}
+
+/// What is in the middle of a change when it is looked at is looked at again. The owner rests between changes, as a service does: of one that
+/// never did, any number of looks could come in the middle of a change.
+#[test]
+fn a_container_is_listed_while_its_owner_writes() {
+    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::Ordering::Relaxed;
+    const ENTRIES: u32 = 40;
+    let kernel = boot();
+    let pool = Pool::open(kernel.slabs()).unwrap();
+    let mut items = Map::<_>::create(&pool, 7).unwrap();
+    let value = |n: u32| vec![n as u8; 40 + n as usize * 37 % 1700];
+    for n in 0..ENTRIES {
+        items.insert(&n.to_be_bytes(), &value(n)).unwrap();
+    }
+    kernel.publish("items", &<[u8; 16]>::from(items.handle())).unwrap();
+    let (_file, path) = shared(&kernel);
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut rounds = 0;
+            while !ended.load(Relaxed) {
+                let began = Instant::now();
+                for _ in 0..16 {
+                    // Each is elsewhere afterwards.
+                    items.insert(&(rounds % ENTRIES).to_be_bytes(), &value(rounds)).unwrap();
+                    rounds = rounds.wrapping_add(1);
+                }
+                let (rests, worked) = (Instant::now(), began.elapsed());
+                while rests.elapsed() < 20 * worked {
+                    std::thread::yield_now();
+                }
+            }
+            rounds
+        });
+        for _ in 0..100 {
+            let ran = heirloom(&["list", &path, "items"]);
+            let lines = ran.out.lines().count();
+            if ran.code != 0 || lines == 0 {
+                ended.store(true, Relaxed);
+                panic!("{} lines: {}", lines, ran.err);
+            }
+        }
+        ended.store(true, Relaxed);
+        assert!(writer.join().unwrap() > 0);
+    });
+}
+
+/// What stays broken is said with what to do about it, if a process could mend it.
+#[test]
+fn what_is_broken_in_an_arena_that_is_used_is_said_with_its_user() {
+    let kernel = boot();
+    let pool = Pool::open(kernel.slabs()).unwrap();
+    let mut items = Map::<_>::create(&pool, 7).unwrap();
+    items.insert(b"key", b"value").unwrap();
+    kernel.publish("items", &<[u8; 16]>::from(items.handle())).unwrap();
+    let heirloom::kho::Parts::Object { addr, .. } = items.handle().parts().unwrap() else {
+        panic!("a head is an object")
+    };
+    let (file, path) = shared(&kernel);
+    // The head's first link leads to nothing.
+    let start = kernel.memory().machine().ranges()[0].offset();
+    let at = start + (addr.get() - (8 << 30)) + 8 * 32;
+    let mut link = [0; 8];
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut link, at).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0x55; 8], at).unwrap();
+    let copied = Temporary::path();
+    std::fs::copy(&path, copied.as_str()).unwrap();
+    for arguments in [&["list"][..], &["extract", "-o", "-", "--entry", "key", "--object"]] {
+        let run = |image: &str| match arguments {
+            [list] => heirloom(&[list, image, "items"]),
+            [extract, options @ ..] => heirloom(&[&[extract, image], options, &["items"]].concat()),
+            [] => unreachable!("each has a command"),
+        };
+        let ran = run(&path);
+        assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{ran:?}");
+        assert!(ran.err.contains("the map is not sound: "), "{ran:?}");
+        let user = format!("process {} uses the arena", std::process::id());
+        assert!(ran.err.contains(&user) && ran.err.contains("kill -STOP"), "{ran:?}");
+        let ran = run(copied.as_str());
+        assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{ran:?}");
+        assert!(ran.err.contains("the map is not sound: "), "{ran:?}");
+        assert!(!ran.err.contains("uses the arena"), "{ran:?}");
+    }
+    std::os::unix::fs::FileExt::write_all_at(&file, &link, at).unwrap();
 }

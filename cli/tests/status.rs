@@ -11,10 +11,11 @@ use std::process::Command;
 use common::{FIXTURE, Ran, heirloom};
 use heirloom::Heirloom;
 use heirloom::arena::{Arena, RangeSpec};
-use heirloom::folio::{Cpus, DirectMap, NodeId};
+use heirloom::folio::{Cpus, DirectMap, NodeId, Request};
 use heirloom::jump::Jump;
-use heirloom::kho::{PhysAddr, Run};
+use heirloom::kho::{Handle, Order, Parts, PhysAddr, Run};
 use heirloom::slab::CacheSpec;
+use heirloom_collections::{Log, Map, Pool};
 
 const START: PhysAddr = PhysAddr::new(4 << 30);
 const BYTES: u64 = 16 << 20;
@@ -88,6 +89,57 @@ fn the_status_of_an_arena_says_by_which_process_it_is_used_and_what_survives() {
         "  check      in order\n".to_owned(),
     ] {
         assert!(ran.out.contains(&line), "{line:?} in {}", ran.out);
+    }
+}
+
+#[test]
+fn the_handles_of_a_root_are_named_however_many_it_holds() {
+    let kernel = kernel("status-handles");
+    let pool = Pool::open(kernel.slabs()).unwrap();
+    let map = Map::<_>::create(&pool, 7).unwrap();
+    let mut log = Log::create(&pool).unwrap();
+    log.append(b"a record").unwrap();
+    let folio = kernel.memory().alloc_folio(Request::new(Order::ZERO).zeroed()).unwrap();
+    let folio = Parts::Folio(folio.preserve().unwrap().into_raw());
+    let folio = <[u8; 16]>::from(Handle::new(folio).unwrap());
+    let [map_handle, log_handle] = [map.handle(), log.handle()].map(<[u8; 16]>::from);
+    kernel.publish("one", &map_handle).unwrap();
+    let several = [&map_handle[..], &log_handle, &log_handle, &folio].concat();
+    kernel.publish("several", &several).unwrap();
+    kernel.publish("beside", &[&[7; 8][..], &log_handle].concat()).unwrap();
+    drop((map, log));
+    let file = kernel.memory().machine().share().unwrap();
+    let told = status(&path(&file));
+    let root = |name: &str| {
+        let roots = told["handover"]["roots"].as_array().unwrap().iter();
+        roots.clone().find(|root| root["name"] == name).unwrap().clone()
+    };
+    assert_eq!((&root("one")["handle"], root("one").get("handles")), (&"object".into(), None));
+    let of = |offset: u64, handle: &str, container: &str| serde_json::json!({ "offset": offset, "handle": handle, "container": container });
+    let folio = serde_json::json!({ "offset": 48, "handle": "folio" });
+    assert_eq!(
+        root("several")["handles"],
+        serde_json::json!([
+            of(0, "object", "map"),
+            of(16, "object", "log"),
+            of(32, "object", "log"),
+            folio
+        ])
+    );
+    assert_eq!(root("beside")["handles"], serde_json::json!([of(8, "object", "log")]));
+    let ran = heirloom(&["status", &path(&file)]);
+    for (name, holds) in [
+        ("one", "16 B: handle of an object\n"),
+        ("several", "64 B: handles of 1 map, 2 logs, 1 folio\n"),
+        ("beside", "24 B: handle of 1 log\n"),
+    ] {
+        let line =
+            ran.out.lines().find(|line| line.contains(&format!("  root       {name} at 0x")));
+        assert!(
+            line.is_some_and(|line| format!("{line}\n").ends_with(holds)),
+            "{name}: {}",
+            ran.out
+        );
     }
 }
 

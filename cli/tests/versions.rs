@@ -251,6 +251,30 @@ fn what_is_under_review_is_shown_as_far_as_its_layout_is_public() {
     );
     let (_, json) = said("huge-memfd-v1", &[4 << 20, 0, 2, 0, 0, 9]);
     assert_eq!((&json["size"], &json["order"]), (&(4 << 20).into(), &9.into()));
+    let (_, json) = said("vfio-pci-v2", &[1 << 48 | 0x0300 << 32 | 2]);
+    assert_eq!(
+        (&json["domain"], &json["bdf"], &json["reset_works"]),
+        (&2.into(), &0x0300.into(), &1.into())
+    );
+    let (_, json) = said("tmpfs-mnt-v1", &[256, 0o1777]);
+    assert_eq!((&json["max_blocks"], &json["mode"]), (&256.into(), &0o1777.into()));
+    let name = u64::from_le_bytes(*b"notes.md");
+    let (line, json) = said("tmpfs-file-v1", &[5, 0, 4097, 0o644, 2, 0, 0, name, 0]);
+    assert_eq!(
+        (&json["mnt_token"], &json["size"], &json["nr_folios"]),
+        (&5.into(), &4097.into(), &2.into())
+    );
+    assert!(line.ends_with(", size 4097"), "{line}");
+    let mut core = with_kind("tmpfs-file-v1");
+    let data = core.word(core.word(core.word(LUO + 16) + 16 + 64) + 16 + 48);
+    core.put(data + 56, b"notes.md\0");
+    let file = core.file();
+    let ran = heirloom(&["inspect", "--quick", "--color", "never", file.as_str()]);
+    assert!(ran.out.contains("\n        notes.md\n"), "{ran:?}");
+    let json = heirloom(&["inspect", "--quick", "--json", file.as_str()]).json();
+    assert_eq!(json["subtrees"]["LUO"]["sessions"][0]["files"][0]["name"], "notes.md");
+    // The one name had several layouts.
+    assert!(said("vfio-pci-v1", &[2]).1.is_null());
     // Of another version nothing is said, nor of an address where nothing is preserved.
     assert!(said("guest_memfd_luo_v2", &[1]).1.is_null());
     let mut core = with_kind("kvm_vm_luo_v1");
@@ -299,6 +323,8 @@ fn kinds_that_are_proposed_are_named() {
         ("kvm_vm_luo_v1", "KVM's virtual machine"),
         ("kvm_vcpu_luo_x86_v1", "KVM's virtual CPU"),
         ("vfio-pci-v1", "VFIO's device"),
+        ("tmpfs-mnt-v1", "a tmpfs"),
+        ("tmpfs-file-v1", "a file of a tmpfs"),
     ] {
         let file = with_kind(kind).file();
         let ran = heirloom(&["check", "--color", "never", file.as_str(), "--accept", FLBS]);

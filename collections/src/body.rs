@@ -9,6 +9,7 @@ use core::ptr::NonNull;
 
 use heirloom_folio::Machine;
 use heirloom_kho::narrow::{u64_to_usize, usize_to_u64};
+use heirloom_kho::sync::written;
 use heirloom_kho::{Handle, PhysAddr};
 
 use crate::class::{Class, DIRECTORY_BYTES};
@@ -63,7 +64,7 @@ impl<'p, M: Machine> Body<'p, M> {
     }
 
     /// Opens the container that a handle names, if its head has `words`, each in its place: the kind, version and layout
-    /// that this build expects.
+    /// that this build expects. A caller that finds another error says so by [`Body::not_opened`].
     pub(crate) fn open(
         pool: &'p Pool<'p, M>,
         handle: Handle,
@@ -73,16 +74,31 @@ impl<'p, M: Machine> Body<'p, M> {
         let opened = pool.claim_head(handle).and_then(|addr| {
             // SAFETY: claimed just now, once: this container's alone.
             let body = unsafe { Self::over(pool, addr, handle, parts) };
-            for (word, field, expected) in words {
-                body.expect(*field, *expected..=*expected, body.head.get(*word))?;
-            }
-            Ok(body)
+            let is_meant = words.iter().try_for_each(|(word, field, expected)| {
+                body.expect(*field, *expected..=*expected, body.head.get(*word))
+            });
+            // SAFETY: claimed just now, and not handed out.
+            is_meant.map(|()| body).map_err(|error| unsafe { body.not_opened(error) })
         });
         if opened.is_err() {
             // SAFETY: allocated just now, and not handed out.
             unsafe { parts.give_back(pool.slabs()) };
         }
         opened
+    }
+
+    /// Returns the error for which a container is not opened. Where it may be opened by another call, as what it is or with
+    /// more memory, its head is not claimed any more; one that is damaged is kept.
+    ///
+    /// # Safety
+    /// No copy of the value is used again.
+    #[cold]
+    pub(crate) unsafe fn not_opened(&self, error: Error) -> Error {
+        if !matches!(error, Error::Damaged { .. }) {
+            // SAFETY: claimed by `open`, and not used again (contract).
+            unsafe { self.pool.unclaim_head(self.addr) };
+        }
+        error
     }
 
     /// Refuses what is not in a range.
@@ -135,11 +151,11 @@ impl<'p, M: Machine> Body<'p, M> {
         kind: u16,
         more: u64,
     ) -> Result<Object, Error> {
-        let found = self.pool.follow(link, self.owner())?;
-        let is_meant = |object: &Object| {
-            link.class() == Some(class) && object.kind() == kind && object.more() == more
-        };
-        found.filter(is_meant).ok_or_else(|| self.damaged(more, link.bits()))
+        let found = self.pool.follow_as(link, self.owner(), |object| {
+            let is_meant = object.kind() == kind && object.more() == more;
+            (is_meant && link.class() == Some(class)).then_some(object)
+        })?;
+        found.flatten().ok_or_else(|| self.damaged(more, link.bits()))
     }
 
     /// Returns the word that holds the link to a part; `None`: there is no page of the directory for it.
@@ -165,7 +181,8 @@ impl<'p, M: Machine> Body<'p, M> {
         (page < PAGES).then(|| self.head_word(at::PAGES + page))
     }
 
-    fn head_word(&self, index: usize) -> &'p Word {
+    /// Returns a word of the head.
+    pub(crate) fn head_word(&self, index: usize) -> &'p Word {
         let word: *const Word = self.head.word(index);
         // SAFETY: the head stays for as long as the container is open, and only atomics touch it.
         unsafe { &*word }
@@ -285,6 +302,7 @@ impl<'p, M: Machine> Body<'p, M> {
         let link = unsafe {
             self.alloc(class, |object| {
                 object.write_bytes(0, class.bytes());
+                written(object, class.bytes());
                 Object::begin(object, owner, kind, more);
             })
         }?;

@@ -18,11 +18,12 @@ use heirloom_kho::narrow::{low_u32, u32_to_u64, u64_to_usize};
 
 use crate::body::{Body, PARTS};
 use crate::class::Class;
+use crate::deferred;
 use crate::entry::Entry;
 use crate::error::Error;
 use crate::head::at;
 use crate::index::{Index, Looked, Tags};
-use crate::line::{LINES, Line, Segment};
+use crate::line::{LINE_BYTES, LINES, Line, Segment};
 use crate::link::Link;
 use crate::object::{Object, kind};
 use crate::word::Word;
@@ -31,8 +32,6 @@ use crate::word::Word;
 pub const MAX_BUCKETS: u64 = PARTS * LINES - 1;
 /// Buckets of an empty map.
 pub(crate) const MIN_BUCKETS: u64 = 16;
-/// Bytes of a line that is an object of its own.
-pub(crate) const LINE_BYTES: usize = 16 + 64;
 /// Lines of a bucket up to which all of its links are compared with one another.
 const LINES_CHECKED: usize = 64;
 
@@ -58,6 +57,20 @@ pub(crate) const fn mask_of(n: u64) -> u64 {
 /// Returns the bucket from which bucket `n` takes its entries, `n` being at least one.
 pub(crate) const fn parent_of(n: u64) -> u64 {
     n & !(1 << n.ilog2())
+}
+
+/// Returns whether links of a bucket may have moved while the number of buckets grew from `before` to `after`: whether it is the
+/// [parent](parent_of) of a bucket that was added meanwhile, or of the one that was the last before, as the writer may have been
+/// clearing in the parent what went there.
+pub(crate) fn is_split(bucket: u64, before: u64, after: u64) -> bool {
+    let mut bit = (bucket + 1).next_power_of_two();
+    while bucket + bit < after {
+        if bucket + bit + 1 >= before {
+            return true;
+        }
+        bit *= 2;
+    }
+    false
 }
 
 /// The buckets of one map.
@@ -299,6 +312,75 @@ impl<'p, M: Machine> Buckets<'p, M> {
         Ok(None)
     }
 
+    /// Does what [`Buckets::find`] does for a reader beside the writer, in a bucket of which nothing is known: what is followed is
+    /// looked at. What belongs to another bucket is passed over, as it may be there for a moment.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn find_shared(
+        &self,
+        number: u64,
+        hash: u64,
+        key: &[u8],
+    ) -> Result<Option<Entry<'p>>, Error> {
+        let bucket = self.unchecked(number)?.ok_or_else(|| self.body.damaged(number, 0))?;
+        for line in self.lines(bucket) {
+            for word in line?.links() {
+                let link = Link::from_bits(word.get());
+                if link.has_tag(hash)
+                    && !link.is_none()
+                    && let Some(entry) =
+                        self.shared_entry(link, bucket, |there| there == low_u32(hash))?
+                    && entry.key() == key
+                {
+                    return Ok(Some(entry));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns the entry that a link in a bucket leads to, for a reader beside the writer; `None` if the bucket is not looked at yet, and
+    /// it is none whose hash is one of the bucket's, as `is_own` says: of a forged link's the writer knows nothing, so the entry
+    /// may be freed as soon as it was looked at.
+    #[inline]
+    pub(crate) fn shared_entry(
+        &self,
+        link: Link,
+        bucket: Bucket<'p>,
+        is_own: impl Fn(u32) -> bool,
+    ) -> Result<Option<Entry<'p>>, Error> {
+        if bucket.is_trusted() {
+            return self.entry(link, bucket).map(Some);
+        }
+        let bytes = link.bytes();
+        let found = self.body.pool.follow_as(link, self.body.owner(), |object| {
+            // SAFETY: in use, and this map's. It is used where it is the bucket's own: then the writer frees it once the reader has
+            // left, after it has cleared all that leads to it there.
+            let entry = unsafe { Entry::in_object(object, bytes) }?;
+            Some(is_own(entry.hash()).then_some(entry))
+        })?;
+        found.flatten().ok_or_else(|| self.body.damaged(bucket.number, link.bits()))
+    }
+
+    /// Clears what leads to an entry of a bucket beside `this` word, in a bucket that is not trusted: once that one is cleared,
+    /// nothing leads to it.
+    #[cold]
+    pub(crate) fn clear_others(
+        &self,
+        bucket: Bucket<'p>,
+        link: Link,
+        this: &Word,
+    ) -> Result<(), Error> {
+        for line in self.lines(bucket) {
+            for word in line?.links() {
+                if Link::from_bits(word.get()).same_object(link) && !core::ptr::eq(word, this) {
+                    word.set(0);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Returns a bucket whose links are all looked at, each time, and that may hold what belongs elsewhere; `None` if there is no
     /// line for it.
     pub(crate) fn unchecked(&self, number: u64) -> Result<Option<Bucket<'p>>, Error> {
@@ -361,6 +443,7 @@ impl<'p, M: Machine> Buckets<'p, M> {
         let leads = |word: &Word| Link::from_bits(word.get()).same_object(link);
         match object.kind() {
             kind::SEGMENT | kind::DIRECTORY => self.body.is_listed(link, object),
+            kind::DEFERRED => Ok(deferred::leads(self.body.head, link)),
             kind::LINE if more > n => Ok(false),
             kind::LINE => self.any_line(more, |line| leads(line.next())),
             _ => self.any_line(bucket_of(low_u32(more >> 32), n), |line| line.links().any(leads)),
@@ -460,5 +543,20 @@ impl<'p, M: Machine> Iterator for Lines<'_, 'p, M> {
             Err(_) => Link::NONE,
         });
         Some(line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_is_split_where_it_is_the_parent_of_one_that_was_added() {
+        for (bucket, before) in (0..40).flat_map(|bucket| (1..140).map(move |n| (bucket, n))) {
+            for after in before..150 {
+                let is = (before.max(2) - 1..after).any(|n| parent_of(n) == bucket);
+                assert_eq!(is_split(bucket, before, after), is, "{bucket}, {before}, {after}");
+            }
+        }
     }
 }

@@ -1,14 +1,15 @@
 //! Kernels that end while a container is cleared, shrunk or destroyed: what is left can be opened, and then freed, to the last object.
 
+use core::alloc::Layout;
 use std::cell::Cell;
 use std::vec::Vec as StdVec;
 
 use heirloom_folio::harness::Ram;
 use heirloom_kho::Handle;
-use heirloom_slab::{Slabs, persist};
+use heirloom_slab::{AllocOptions, Slabs, persist};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::testing::{boot, in_use, stop};
+use crate::testing::{Rest, boot, in_use, stop};
 use crate::{Error, Log, Map, Pool, Vec, watch};
 
 const FRAMES: u64 = 192;
@@ -132,6 +133,26 @@ fn a_map_is_retained_in_part_from_any_store_on() {
 
 #[test]
 #[cfg_attr(miri, ignore = "hundreds of kernels")]
+fn entries_are_evicted_or_not_at_each_store() {
+    let slabs = boot(FRAMES);
+    let pool = Pool::open(&slabs).unwrap();
+    let mut map = map_of(&pool, 84);
+    let handle = map.handle();
+    let evict = |_: &Pool<'_, Ram>| {
+        for n in 0..20 {
+            let over = |key: &[u8]| key[0].is_multiple_of(7);
+            let idle = |entry: crate::Entry<'_>| (!over(entry.key())).then_some(n);
+            assert!(map.evict(13, n * 7, idle).unwrap());
+        }
+    };
+    at_each_store((&slabs, FRAMES), &pool, 3, evict, |pool| destroy_map(pool, handle));
+    assert!((52..64).contains(&map.len()), "{} are left", map.len());
+    map.destroy().unwrap();
+    nothing_is_left(&slabs);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "hundreds of kernels")]
 fn a_vector_is_destroyed_from_any_store_on() {
     let slabs = boot(MANY);
     let pool = Pool::open(&slabs).unwrap();
@@ -178,4 +199,44 @@ fn a_log_is_destroyed_from_any_store_on() {
         },
     );
     nothing_is_left(&slabs);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "hundreds of kernels")]
+fn a_log_that_was_being_destroyed_is_opened_once_there_is_memory() {
+    let (slabs, refused) = (boot(FRAMES), Cell::new(0));
+    let pool = Pool::open(&slabs).unwrap();
+    let mut log = Log::create(&pool).unwrap();
+    for _ in 0..12 {
+        log.append(&[7; 3000]).unwrap();
+    }
+    let handle = log.handle();
+    let look = || {
+        let next = stop(&slabs, FRAMES).revive();
+        let pool = Pool::open(&next).unwrap();
+        // Full, but for what this kernel needs to know of a container: no segment is free, nor memory for one.
+        let spare = next.alloc(Layout::new::<[u64; 128]>(), AllocOptions::default()).unwrap();
+        let mut filler = Vec::<Long, _>::create(&pool).unwrap();
+        while filler.push(Long { words: [1; 512] }).is_ok() {}
+        let rest = Rest::take(&next);
+        // SAFETY: allocated above, and not used.
+        unsafe { next.free(spare) }.unwrap();
+        let first = Log::open(&pool, handle);
+        drop(rest);
+        filler.destroy().unwrap();
+        let log = match first {
+            Err(error) if error.is_out_of_memory() => {
+                refused.set(refused.get() + 1);
+                Some(Log::open(&pool, handle).expect("it is there"))
+            }
+            first => opened(first),
+        };
+        if let Some(log) = log {
+            log.destroy().unwrap();
+        }
+        nothing_is_left(&next);
+    };
+    watch::during(&look, || log.destroy().unwrap());
+    std::println!("{refused:?} refused for want of memory");
+    assert!(refused.get() > 0);
 }

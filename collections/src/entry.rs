@@ -152,6 +152,13 @@ impl<'m> Entry<'m> {
         self.mark_word().set(mark);
     }
 
+    /// Changes the mark, by one store, if it is `expected` still. Returns whether it was: of several threads that derive a new mark
+    /// from the old one, none undoes what another did.
+    #[inline]
+    pub fn replace_mark(&self, expected: u64, mark: u64) -> bool {
+        self.mark_word().replace(expected, mark)
+    }
+
     #[inline]
     fn mark_word(self) -> &'m Word {
         // SAFETY: the third word, aligned to 8 bytes, which only atomics touch once the entry is in use.

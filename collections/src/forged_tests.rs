@@ -1,5 +1,6 @@
 //! Words that a predecessor forged so that a container would free, or write to, what it leads to no more.
 
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::vec::Vec as StdVec;
 
@@ -176,6 +177,24 @@ fn a_segment_behind_the_one_that_was_being_linked_does_not_free_it() {
     });
 }
 
+#[test]
+fn a_log_that_is_refused_at_its_front_is_closed_once() {
+    let slabs = boot(FRAMES);
+    let pool = Pool::open(&slabs).unwrap();
+    let mut log = Log::create(&pool).unwrap();
+    (0..3).for_each(|n| assert_eq!(log.append(&[n; 9000]).unwrap(), u64::from(n)));
+    let handle = log.handle();
+    drop(log);
+
+    let slabs = stop(&slabs, FRAMES).revive();
+    let first = Words::head(&slabs, handle).behind(at::DIRECT);
+    // All was removed from it, and it leads to nothing of the log's.
+    first.set(3, first.get(4));
+    first.set(2, 1);
+    let pool = Pool::open(&slabs).unwrap();
+    assert!(matches!(Log::open(&pool, handle), Err(Error::Damaged { .. })));
+}
+
 /// A hash by which the keys of a test belong to a few buckets.
 struct Few;
 
@@ -247,6 +266,43 @@ fn what_another_bucket_leads_to_is_not_removed_from_a_long_one() {
     });
     assert!(matches!(refused, Err(Error::Damaged { .. })), "{refused:?}");
     assert_eq!((seen, map.get(&other).unwrap().unwrap().value()), (0, &b"in bucket 5"[..]));
+}
+
+/// As what is in a long bucket is not compared, one entry may be found in it twice: idle longest, and then over.
+#[test]
+#[cfg_attr(miri, ignore = "hundreds of entries")]
+fn what_a_long_bucket_leads_to_twice_is_evicted_once() {
+    for split in [false, true] {
+        let slabs = boot(MANY);
+        let pool = Pool::open(&slabs).unwrap();
+        let mut map = Map::<_, Few>::create(&pool, 7).unwrap();
+        for n in 0..600 {
+            assert!(!map.insert(&key(n), b"value").unwrap());
+        }
+        let handle = map.handle();
+        drop(map);
+        let slabs = stop(&slabs, MANY).revive();
+        let segment = Words::head(&slabs, handle).behind(at::DIRECT);
+        segment.set(9, segment.get(8));
+        let pool = Pool::open(&slabs).unwrap();
+        let mut map = Map::<_, Few>::open(&pool, handle).unwrap();
+        let mut seen = StdVec::new();
+        let idle = |entry: crate::Entry<'_>| {
+            seen.push(entry.key().to_vec());
+            (seen.len() != 2).then_some(if seen.len() == 1 { 9 } else { 1 })
+        };
+        if split {
+            let (mut writer, _reader) = map.split().unwrap();
+            assert!(writer.evict(13, 0, idle).unwrap());
+            assert!(writer.reclaim().unwrap(), "each is freed, and once");
+        } else {
+            assert!(map.evict(13, 0, idle).unwrap());
+        }
+        assert_eq!(seen[0], seen[1], "it is linked twice");
+        assert_eq!(map.len(), 598);
+        // Without readers its second link is left, and refused where it is followed.
+        assert!(matches!(map.contains(&seen[0]), Ok(false) | Err(Error::Damaged { .. })));
+    }
 }
 
 #[test]
@@ -474,6 +530,60 @@ fn what_is_forged_of_containers_changes_no_others() {
     }
     std::println!("{refused} of {} refused", 3 * rounds);
     assert!(refused > 50);
+}
+
+/// A bucket leads to an entry of another one, which is freed while a reader looks at it there; then its place is another map's.
+fn look_at_what_another_bucket_leads_to(
+    look: impl Fn(&crate::MapVisit<'_, '_, Ram, Few>, &[u8; 8]) -> Option<StdVec<u8>>,
+) {
+    let [removed, sought, stays] = [1_u8, 2, 3].map(|bucket| [0, 0, 0, 0, 0, 0, 0, bucket]);
+    let slabs = boot(FRAMES);
+    let pool = Pool::open(&slabs).unwrap();
+    let mut map = Map::<_, Few>::create(&pool, 7).unwrap();
+    map.insert(&removed, b"value").unwrap();
+    map.insert(&stays, b"value").unwrap();
+    let handle = map.handle();
+    drop(map);
+
+    let slabs = stop(&slabs, FRAMES).revive();
+    let segment = Words::head(&slabs, handle).behind(at::DIRECT);
+    segment.set(8 + 8 * 2, segment.get(8 + 8));
+    let pool = Pool::open(&slabs).unwrap();
+    let mut map = Map::<_, Few>::open(&pool, handle).unwrap();
+    let other = RefCell::new(Map::<_, Few>::create(&pool, 7).unwrap());
+    let (mut writer, reader) = map.split().unwrap();
+    let second = reader.clone();
+    let before = Cell::new(Some(second.enter()));
+    assert!(writer.remove(&removed).unwrap());
+    // The first reader is not in; the second is.
+    assert!(!writer.reclaim().unwrap());
+    let writer = RefCell::new(writer);
+    let visit = reader.enter();
+    let free = || {
+        drop(before.take());
+        assert!(writer.borrow_mut().reclaim().unwrap(), "the reader that is in came later");
+        other.borrow_mut().insert(&sought, b"other").unwrap();
+    };
+    assert_eq!(crate::watch::once_followed(&free, || look(&visit, &sought)), None);
+    assert_eq!(other.borrow().get(&sought).unwrap().unwrap().value(), b"other");
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "Miri itself ends, in its emulation of weak memory")]
+fn a_reader_finds_no_entry_of_another_map_where_one_was_of_another_bucket() {
+    look_at_what_another_bucket_leads_to(|visit, key| {
+        visit.get(key).unwrap().map(|entry| entry.value().to_vec())
+    });
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "Miri itself ends, in its emulation of weak memory")]
+fn a_scan_finds_no_entry_of_another_map_where_one_was_of_another_bucket() {
+    look_at_what_another_bucket_leads_to(|visit, _| {
+        let mut seen = None;
+        visit.scan(2, |entry| seen = Some(entry.value().to_vec())).unwrap();
+        seen
+    });
 }
 
 #[test]

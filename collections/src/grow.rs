@@ -10,15 +10,16 @@
 use heirloom_folio::Machine;
 use heirloom_kho::narrow::u32_to_u64;
 
-use crate::buckets::{Bucket, Buckets, LINE_BYTES, MAX_BUCKETS, bucket_of, mask_of, parent_of};
+use crate::buckets::{Bucket, Buckets, MAX_BUCKETS, bucket_of, mask_of, parent_of};
 use crate::class::Class;
 use crate::entry::Entry;
 use crate::error::Error;
 use crate::head::at;
 use crate::index::Looked;
-use crate::line::{LINES, Line};
+use crate::line::{LINE_BYTES, LINES, Line};
 use crate::link::Link;
-use crate::object::kind;
+use crate::object::{Object, kind};
+use crate::retire::{Now, Retire};
 use crate::word::Word;
 
 impl<'p, M: Machine> Buckets<'p, M> {
@@ -59,7 +60,7 @@ impl<'p, M: Machine> Buckets<'p, M> {
     ///
     /// # Errors
     /// As for an insertion; the map is as it was.
-    pub(crate) fn split(&self) -> Result<(), Error> {
+    pub(crate) fn split<R: Retire>(&self, retire: &mut R) -> Result<(), Error> {
         let n = self.count();
         if n >= MAX_BUCKETS {
             return Ok(());
@@ -76,7 +77,8 @@ impl<'p, M: Machine> Buckets<'p, M> {
             // What a bucket that is not trusted leaves to this one, this one is to be looked at for.
             tags.set(if parent.is_trusted() { Looked::EMPTY } else { Looked::NOTHING });
         }
-        let new = Bucket { number: n, line, tags: known.filter(|_| parent.is_trusted()) };
+        let tags = if parent.is_trusted() { known } else { None };
+        let new = Bucket { number: n, line, tags };
         let moved = match self.link_moved(new, parent) {
             Ok(moved) => moved,
             Err(error) => {
@@ -86,7 +88,14 @@ impl<'p, M: Machine> Buckets<'p, M> {
             }
         };
         self.body.head.set(at::SIZE, n + 1);
-        self.clear_moved(parent, n, moved)
+        self.clear_moved(parent, n, moved, retire)
+    }
+
+    /// Tells readers that a link is where it was not before, and will not be where it was: those that did not find theirs look again.
+    /// They read this behind a word that was cleared, and it is stored before.
+    fn note_move(&self) {
+        let head = self.body.head;
+        head.set(at::MOVES, head.get(at::MOVES).wrapping_add(1));
     }
 
     /// Returns which links of a line of `parent` belong to bucket `n`, of n + 1: a bit for each place.
@@ -126,7 +135,14 @@ impl<'p, M: Machine> Buckets<'p, M> {
     }
 
     /// Clears in a parent what is linked in bucket `n` now; `moved` says which links of its line are.
-    fn clear_moved(&self, parent: Bucket<'p>, n: u64, moved: u8) -> Result<(), Error> {
+    fn clear_moved<R: Retire>(
+        &self,
+        parent: Bucket<'p>,
+        n: u64,
+        moved: u8,
+        retire: &mut R,
+    ) -> Result<(), Error> {
+        self.note_move();
         parent.line.those(moved).for_each(|word| parent.set(word, Link::NONE));
         if parent.line.next().get() == 0 {
             return Ok(());
@@ -136,7 +152,7 @@ impl<'p, M: Machine> Buckets<'p, M> {
             let moved = self.moved(line, parent, n)?;
             line.those(moved).for_each(|word| parent.set(word, Link::NONE));
         }
-        self.close_up(parent)
+        self.close_up(parent, retire)
     }
 
     /// Clears a bucket that is none yet, and frees its lines but the first.
@@ -148,7 +164,8 @@ impl<'p, M: Machine> Buckets<'p, M> {
         for line in self.lines(bucket) {
             line?.links().filter(|word| word.get() != 0).for_each(|word| word.set(0));
         }
-        self.drop_lines(bucket)
+        // (No reader looks at a bucket that is none yet.)
+        self.drop_lines(bucket, &mut Now)
     }
 
     /// Clears in a bucket what belongs to another, and the second of what was being moved and is there twice; then closes it up.
@@ -172,11 +189,11 @@ impl<'p, M: Machine> Buckets<'p, M> {
                 seen |= is_moved;
             }
         }
-        self.close_up(bucket)
+        self.close_up(bucket, &mut Now)
     }
 
     /// Moves links of a bucket to where words are free in lines before, and frees the lines that are empty then.
-    fn close_up(&self, bucket: Bucket<'p>) -> Result<(), Error> {
+    fn close_up<R: Retire>(&self, bucket: Bucket<'p>, retire: &mut R) -> Result<(), Error> {
         let head = self.body.head;
         // What is behind this one is looked at once: no word is free before it.
         let mut free = self.words(bucket).peekable();
@@ -197,6 +214,7 @@ impl<'p, M: Machine> Buckets<'p, M> {
                     // For a moment it is there twice.
                     head.set(at::MOVED, bits);
                     bucket.set(before, Link::from_bits(bits));
+                    self.note_move();
                     bucket.set(word, Link::NONE);
                 }
             }
@@ -204,7 +222,7 @@ impl<'p, M: Machine> Buckets<'p, M> {
         if head.get(at::MOVED) != 0 {
             head.set(at::MOVED, 0);
         }
-        self.drop_lines(bucket)
+        self.drop_lines(bucket, retire)
     }
 
     /// Returns the words of a bucket's links, the first first, until an error.
@@ -220,15 +238,19 @@ impl<'p, M: Machine> Buckets<'p, M> {
 
     /// Frees the lines of a bucket that are empty, but the first.
     #[inline]
-    pub(crate) fn drop_lines(&self, bucket: Bucket<'p>) -> Result<(), Error> {
+    pub(crate) fn drop_lines<R: Retire>(
+        &self,
+        bucket: Bucket<'p>,
+        retire: &mut R,
+    ) -> Result<(), Error> {
         if bucket.line.next().get() == 0 {
             return Ok(());
         }
-        self.drop_lines_slow(bucket)
+        self.drop_lines_slow(bucket, retire)
     }
 
     #[cold]
-    fn drop_lines_slow(&self, bucket: Bucket<'p>) -> Result<(), Error> {
+    fn drop_lines_slow<R: Retire>(&self, bucket: Bucket<'p>, retire: &mut R) -> Result<(), Error> {
         if !bucket.is_trusted() {
             // They end, and each is the map's.
             self.lines(bucket).try_for_each(|line| line.map(drop))?;
@@ -244,10 +266,16 @@ impl<'p, M: Machine> Buckets<'p, M> {
                 last = next;
                 continue;
             }
+            let place = retire.reserve(&self.body)?;
             self.body.head.set(at::OLD, link.bits());
+            // (A reader in this line goes on from it as from the one before.)
             last.next().set(next.next().get());
             self.note(bucket);
-            self.body.free(link)?;
+            // SAFETY: found to be a line of this map's before, whose words are atomics; unlinked just now. The place was reserved for it.
+            unsafe {
+                let object = Object::at(self.body.pool.ptr(link));
+                retire.retire(&self.body, place, link, object)?;
+            }
             self.body.head.set(at::OLD, 0);
         }
     }

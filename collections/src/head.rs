@@ -4,13 +4,14 @@
 //!  word  0  kind and version     4  size: buckets, chunks      8  link of what is being linked      ┐ what is
 //!        1  layout               5  elements                   9  link of what is being unlinked    │ going
 //!        2  hash                 6  link that is being moved   10  elements after it                 ┘ on
-//!        3  seed                 7  …
+//!        3  seed                 7  a map: how often links have moved; a vector: bytes of an element
+//!       11 ─ 30   links of what is unlinked, and waits for readers (deferred.rs)
 //!       32 ─ 95   links to segments or chunks         96 ─ 159   links to pages of 1,018 more each
 //! ```
 //!
 //! An operation names here what it allocates before it is in use, and what it unlinks before it does; the one store that links or
 //! unlinks is the instant at which it happened. A successor that finds a name looks whether the object is linked, and frees it
-//! otherwise: one object at most, of either.
+//! otherwise: one object at most, of either, and what readers may have looked at.
 
 use core::ptr::NonNull;
 
@@ -46,6 +47,10 @@ pub mod at {
     pub const LEN: usize = 5;
     /// The link that is being moved within its bucket.
     pub const MOVED: usize = 6;
+    /// Of a map: how often links have moved within a bucket, or out of one: any number, for readers to compare.
+    pub const MOVES: usize = 7;
+    /// Of a vector: how many bytes an element has, for readers of an image, as the layout says no less. 0 where an older build made it.
+    pub const ELEMENT: usize = 7;
     /// The link of what is being linked.
     pub const NEW: usize = 8;
     /// The link of what is being unlinked.
@@ -53,6 +58,8 @@ pub mod at {
     /// How many elements there will be after the operation that is going on; of a vector, the element that is being replaced,
     /// plus one.
     pub const AFTER: usize = 10;
+    /// The first of the links of what is unlinked and waits for readers.
+    pub const DEFERRED: usize = 11;
     /// The first of the links to segments or chunks.
     pub const DIRECT: usize = 32;
     /// The first of the links to pages of more.

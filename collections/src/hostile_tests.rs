@@ -9,7 +9,7 @@ use heirloom_slab::{Slabs, persist};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::testing::{Dice, boot, stop};
-use crate::{Error, Log, Map, Pool, Vec};
+use crate::{Error, Hash, Log, Map, Pool, Vec, Xxh3};
 
 const FRAMES: u64 = 320;
 
@@ -20,6 +20,24 @@ struct Pair {
     second: u64,
 }
 persist!(Pair { first, second });
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Triple {
+    words: [u64; 3],
+}
+persist!(Triple { words });
+
+/// A hash of another build.
+struct Other;
+
+impl Hash for Other {
+    const NAME: u64 = 3;
+
+    fn hash(seed: u64, key: &[u8]) -> u64 {
+        Xxh3::hash(seed ^ 1, key)
+    }
+}
 
 /// What the first kernel left: its memory, the handles, and where the objects are.
 struct Left {
@@ -52,6 +70,36 @@ fn left(entries: u64) -> Left {
         }
     }
     Left { slabs, handles, objects }
+}
+
+impl Left {
+    /// The successor's memory, in which a few words are not what they were.
+    fn forged(&self, dice: &mut Dice) -> Slabs<Ram> {
+        let slabs = stop(&self.slabs, FRAMES).revive();
+        for _ in 0..=dice.below(4) {
+            let (at, bytes) = self.objects[dice.below(self.objects.len() as u64) as usize];
+            // Mostly where links and lengths are.
+            let words = if dice.below(2) == 0 { 5 } else { bytes as u64 / 8 };
+            let word = PhysAddr::new(at.get() + 8 * dice.below(words.min(bytes as u64 / 8)));
+            let ptr = slabs.memory().machine().ptr(word).cast::<u64>();
+            let (other, _) = self.objects[dice.below(self.objects.len() as u64) as usize];
+            let other =
+                slabs.memory().machine().ptr(PhysAddr::new(other.get() + 8 * dice.below(3)));
+            // SAFETY: words of objects, which nothing uses yet.
+            unsafe {
+                let forged = match dice.below(6) {
+                    0 => ptr.read() ^ 1 << dice.below(64),
+                    1 => dice.below(u64::MAX),
+                    2 => 0,
+                    3 => u64::MAX,
+                    4 => ptr.read().wrapping_add(dice.below(64)),
+                    _ => other.cast::<u64>().read(),
+                };
+                ptr.write(forged);
+            }
+        }
+        slabs
+    }
 }
 
 /// Does everything there is with the containers. What is refused is refused.
@@ -113,29 +161,7 @@ fn any_words_in_objects_are_used_or_refused() {
     let mut dice = Dice(0x5eed_0007);
     let (mut good, mut refused) = (0, 0);
     for _ in 0..rounds {
-        let slabs = stop(&left.slabs, FRAMES).revive();
-        for _ in 0..=dice.below(4) {
-            let (at, bytes) = left.objects[dice.below(left.objects.len() as u64) as usize];
-            // Mostly where links and lengths are.
-            let words = if dice.below(2) == 0 { 5 } else { bytes as u64 / 8 };
-            let word = PhysAddr::new(at.get() + 8 * dice.below(words.min(bytes as u64 / 8)));
-            let ptr = slabs.memory().machine().ptr(word).cast::<u64>();
-            let (other, _) = left.objects[dice.below(left.objects.len() as u64) as usize];
-            let other =
-                slabs.memory().machine().ptr(PhysAddr::new(other.get() + 8 * dice.below(3)));
-            // SAFETY: words of objects, which nothing uses yet.
-            unsafe {
-                let forged = match dice.below(6) {
-                    0 => ptr.read() ^ 1 << dice.below(64),
-                    1 => dice.below(u64::MAX),
-                    2 => 0,
-                    3 => u64::MAX,
-                    4 => ptr.read().wrapping_add(dice.below(64)),
-                    _ => other.cast::<u64>().read(),
-                };
-                ptr.write(forged);
-            }
-        }
+        let slabs = left.forged(&mut dice);
         match use_all(&slabs, left.handles, entries) {
             Ok(()) => good += 1,
             Err(_) => refused += 1,
@@ -143,6 +169,72 @@ fn any_words_in_objects_are_used_or_refused() {
     }
     std::println!("{good} used, {refused} refused");
     assert!(good > 50 && refused > 50);
+}
+
+/// What a reader has found is as it was, whatever the writer does next.
+fn use_beside(slabs: &Slabs<Ram>, handles: [Handle; 4], entries: u64) -> Result<(), Error> {
+    let pool = Pool::open(slabs)?;
+    let mut refused = None;
+    let mut note = |result: Result<(), Error>| refused = refused.take().or(result.err());
+    for handle in [handles[0], handles[1]] {
+        note(Map::<_>::open(&pool, handle).and_then(|mut map| {
+            let (mut writer, reader) = map.split()?;
+            let (mut result, mut before) = (Ok(()), reader.enter());
+            for n in 0..2 * entries {
+                let visit = reader.enter();
+                let key = (n % entries).to_le_bytes();
+                let found = before.get(&key).map(|found| {
+                    found.map(|entry| (entry, entry.key().to_vec(), entry.value().to_vec()))
+                });
+                let done = match n % 3 {
+                    0 => writer.remove(&key),
+                    _ => writer.insert(&key, &[5; 33][..(n % 33) as usize]),
+                };
+                let more = writer.insert(&(n + entries).to_le_bytes(), b"more");
+                writer.reclaim()?;
+                if let Ok(Some((entry, key, value))) = &found {
+                    assert_eq!((entry.key(), entry.value()), (&key[..], &value[..]));
+                }
+                result = result.and(found.map(drop)).and(done.map(drop)).and(more.map(drop));
+                before = visit;
+            }
+            let mut bytes = 0;
+            let seen = before.for_each(|entry| bytes += entry.value().len());
+            result.and(seen)
+        }));
+    }
+    note(Log::open(&pool, handles[3]).and_then(|mut log| {
+        let (mut writer, reader) = log.split()?;
+        let visit = reader.enter();
+        let found: StdVec<_> = visit.records()?.take(200).map_while(Result::ok).collect();
+        let copies: StdVec<_> = found.iter().map(|(_, record)| record.to_vec()).collect();
+        let mut result = Ok(());
+        for _ in 0..2 * entries {
+            let appended = writer.append(&[6; 600]).map(drop);
+            result = result.and(appended).and(writer.pop_front().map(drop));
+            writer.reclaim()?;
+        }
+        assert!(found.iter().zip(&copies).all(|((_, record), copy)| record == copy));
+        result
+    }));
+    refused.map_or(Ok(()), Err)
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "hundreds of kernels")]
+fn what_readers_find_of_forged_words_stays_as_it_was() {
+    let left = left(60);
+    let mut dice = Dice(0x5eed_0008);
+    let (mut good, mut refused) = (0, 0);
+    for _ in 0..400 {
+        let slabs = left.forged(&mut dice);
+        match use_beside(&slabs, left.handles, 60) {
+            Ok(()) => good += 1,
+            Err(_) => refused += 1,
+        }
+    }
+    std::println!("{good} used, {refused} refused");
+    assert!(good > 40 && refused > 40);
 }
 
 #[test]
@@ -173,10 +265,17 @@ fn a_container_is_opened_once_and_as_what_it_is() {
     let left = left(if cfg!(miri) { 3 } else { 20 });
     let slabs = stop(&left.slabs, FRAMES).revive();
     let pool = Pool::open(&slabs).unwrap();
-    let [map, _, vec, log] = left.handles;
+    let [map, other, vec, log] = left.handles;
     drop(Map::<_>::open(&pool, map).unwrap());
     assert!(matches!(Map::<_>::open(&pool, map), Err(Error::Slab(_))));
     assert!(matches!(Map::<_>::open(&pool, vec), Err(Error::Mismatch { .. })));
     assert!(matches!(Vec::<Pair, _>::open(&pool, log), Err(Error::Mismatch { .. })));
     assert!(matches!(Log::open(&pool, Handle::from([0; 16])), Err(Error::Handle(_))));
+    // What is not opened as one is there to be opened as another: by a build that tries what it knows, the newest first.
+    assert!(matches!(Map::<_, Other>::open(&pool, other), Err(Error::Mismatch { .. })));
+    assert!(matches!(Vec::<Triple, _>::open(&pool, vec), Err(Error::Mismatch { .. })));
+    assert!(!Map::<_>::open(&pool, other).unwrap().is_empty());
+    assert!(!Vec::<Pair, _>::open(&pool, vec).unwrap().is_empty());
+    assert!(!Log::open(&pool, log).unwrap().is_empty());
+    assert!(matches!(Log::open(&pool, log), Err(Error::Slab(_))));
 }

@@ -18,6 +18,9 @@ pub const LINKS: usize = 7;
 /// Lines of a segment.
 pub const LINES: u64 = usize_to_u64(SEGMENT_BYTES / 64) - 1;
 
+/// Bytes of a line that is an object of its own.
+pub(crate) const LINE_BYTES: usize = 16 + 64;
+
 /// The words of a line: links, and the link to the next line.
 #[derive(Clone, Copy)]
 pub(crate) struct Line<'m>(&'m [Word; LINKS + 1]);

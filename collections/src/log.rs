@@ -10,11 +10,14 @@ use heirloom_slab::MAX_OBJECT;
 
 use crate::body::Body;
 use crate::class::{Class, SEGMENT_BYTES};
+use crate::deferred;
 use crate::error::{Error, Field, Part};
 use crate::head::at;
 use crate::link::Link;
 use crate::object::{Object, kind};
 use crate::pool::Pool;
+use crate::readers::Noted;
+use crate::retire::{Now, Retire};
 use crate::word::Word;
 
 /// What a log's head begins with: kind and version.
@@ -56,7 +59,9 @@ const LENGTH: u64 = 8;
 /// # Ok::<(), Box<dyn core::error::Error>>(())
 /// ```
 pub struct Log<'p, M: Machine> {
-    body: Body<'p, M>,
+    pub(crate) body: Body<'p, M>,
+    /// What counts readers beside a writer, once there were some.
+    pub(crate) readers: Option<Noted>,
     first: Segment<'p>,
     last: Segment<'p>,
     /// The numbers of the first record, and of the next one that is appended.
@@ -193,23 +198,31 @@ impl<'p, M: Machine> Log<'p, M> {
         body.head.set(at::NEW, 0);
         // SAFETY: allocated just now, a segment of this log's.
         let first = unsafe { Segment::at(link, body.pool.ptr(link)) };
-        Ok(Self { body, first, last: first, range: next..next })
+        Ok(Self { body, readers: None, first, last: first, range: next..next })
     }
 
     /// Opens the log of a handle that the predecessor left, and undoes what was going on. Looks at the first segment and at the
     /// last; costs the same however many there are.
     ///
     /// # Errors
-    /// [`Error::Handle`], [`Error::Slab`]: no handle of a container, or one that was opened in this kernel before.
-    /// [`Error::Mismatch`]: another container or version. [`Error::Damaged`]: what was left is not sound.
+    /// [`Error::Handle`], [`Error::Slab`]: no handle of a container, or one that was opened in this kernel before; out of memory, where
+    /// it was being destroyed. [`Error::Mismatch`]: another container or version. Then nothing is claimed: it can be opened as what
+    /// it is, or with more memory. [`Error::Damaged`]: what was left is not sound, as for [`Map::open`](crate::Map::open).
     pub fn open(pool: &'p Pool<'p, M>, handle: Handle) -> Result<Self, Error> {
         let body = Body::open(pool, handle, &[(at::KIND, Field::Kind, KIND)])?;
-        let opened = Self::recover(body);
-        if opened.is_err() {
+        // SAFETY: the value that had a copy of the body was dropped with the error, and this one is not used again.
+        Self::opened(body).map_err(|error| unsafe { body.not_opened(error) })
+    }
+
+    /// Returns the log of a body that was opened.
+    fn opened(body: Body<'p, M>) -> Result<Self, Error> {
+        let mut opened = Self::recover(body).inspect_err(|_| {
             // SAFETY: not used again.
             unsafe { body.close() };
-        }
-        opened
+        })?;
+        // (From here on the value closes it.)
+        opened.advance(&mut Now)?;
+        Ok(opened)
     }
 
     fn recover(body: Body<'p, M>) -> Result<Self, Error> {
@@ -218,6 +231,7 @@ impl<'p, M: Machine> Log<'p, M> {
         if body.head.get(LAST) == 0 {
             // It was being destroyed, and is empty; whatever is named led to nothing of it any more.
             body.recover(|_, _, _| Ok(false))?;
+            deferred::recover(&body, |link, _| Ok(deferred::leads(body.head, link)))?;
             return Self::begin(body, body.head.get(at::LEN));
         }
         let mut last = segment(&body, Link::from_bits(body.head.get(LAST)))?;
@@ -234,7 +248,10 @@ impl<'p, M: Machine> Log<'p, M> {
             }
             body.head.set(LAST, next.bits());
         }
-        body.recover(|_, link, _| Ok(leads(FIRST, link) || leads(LAST, link)))?;
+        let is_linked =
+            |link| Ok(leads(FIRST, link) || leads(LAST, link) || deferred::leads(body.head, link));
+        body.recover(|_, link, _| is_linked(link))?;
+        deferred::recover(&body, |link, _| is_linked(link))?;
         let first = segment(&body, Link::from_bits(body.head.get(FIRST)))?;
         let before = first.count(first.front().get());
         let all = last.count(last.end().get());
@@ -242,9 +259,7 @@ impl<'p, M: Machine> Log<'p, M> {
             return Err(body.damaged(first.base(), first.front().get()));
         };
         let range = first.base().wrapping_add(before)..last.base().wrapping_add(all);
-        let mut log = Self { body, first, last, range };
-        log.advance()?;
-        Ok(log)
+        Ok(Self { body, readers: None, first, last, range })
     }
 
     /// Returns the sixteen bytes by which a successor opens the log.
@@ -267,6 +282,16 @@ impl<'p, M: Machine> Log<'p, M> {
     /// # Errors
     /// [`Error::TooLong`]; [`Error::Slab`] ([out of memory](Error::is_out_of_memory)). Nothing has changed then.
     pub fn append(&mut self, record: &[u8]) -> Result<u64, Error> {
+        self.append_by(&mut Now, record)
+    }
+
+    /// Adds a record; a segment that is left is freed as `retire` does.
+    #[inline]
+    pub(crate) fn append_by<R: Retire>(
+        &mut self,
+        retire: &mut R,
+        record: &[u8],
+    ) -> Result<u64, Error> {
         if record.len() > Self::MAX_RECORD {
             let (part, bytes, max) = (Part::Value, record.len(), Self::MAX_RECORD);
             return Err(Error::TooLong { part, bytes, max });
@@ -277,18 +302,23 @@ impl<'p, M: Machine> Log<'p, M> {
             unsafe { Segment::write(self.last.ptr, end, record) };
             // Here it happens.
             self.last.end().set(end + bytes);
-        } else {
-            let link = new_segment(&self.body, number, Some(record))?;
-            // Here it happens.
-            self.last.next().set(link.bits());
-            self.body.head.set(LAST, link.bits());
-            self.body.head.set(at::NEW, 0);
-            // SAFETY: allocated just now, a segment of this log's.
-            self.last = unsafe { Segment::at(link, self.body.pool.ptr(link)) };
-            // The one before may be empty.
-            self.advance()?;
+            self.range.end = number.wrapping_add(1);
+            return Ok(number);
         }
+        if self.is_empty() {
+            // The segment that is left then needs it.
+            retire.reserve(&self.body)?;
+        }
+        let link = new_segment(&self.body, number, Some(record))?;
+        // Here it happens.
+        self.last.next().set(link.bits());
+        self.body.head.set(LAST, link.bits());
+        self.body.head.set(at::NEW, 0);
+        // SAFETY: allocated just now, a segment of this log's.
+        self.last = unsafe { Segment::at(link, self.body.pool.ptr(link)) };
         self.range.end = number.wrapping_add(1);
+        // The one before may be empty.
+        self.advance(retire)?;
         Ok(number)
     }
 
@@ -305,9 +335,16 @@ impl<'p, M: Machine> Log<'p, M> {
     /// # Errors
     /// As for [`Log::front`].
     pub fn pop_front(&mut self) -> Result<bool, Error> {
+        self.pop_front_by(&mut Now)
+    }
+
+    /// Removes the first record; a segment that is left is freed as `retire` does.
+    #[inline]
+    pub(crate) fn pop_front_by<R: Retire>(&mut self, retire: &mut R) -> Result<bool, Error> {
         if self.is_empty() {
             return Ok(false);
         }
+        retire.reserve(&self.body)?;
         let (front, end) = (self.first.front().get(), self.first.end().get());
         let Some((_, behind)) = self.first.record(front, end) else {
             return Err(self.body.damaged(self.range.start, front));
@@ -315,14 +352,15 @@ impl<'p, M: Machine> Log<'p, M> {
         // Here it happens.
         self.first.front().set(behind);
         self.range.start = self.range.start.wrapping_add(1);
-        self.advance()?;
+        self.advance(retire)?;
         Ok(true)
     }
 
     /// Returns the records with their numbers, the first first.
     pub fn records(&self) -> Records<'_, 'p, M> {
         let at = self.first.front().get();
-        Records { log: self, segment: Some(self.first), at, number: self.range.start }
+        let (body, number) = (&self.body, self.range.start);
+        Records { body, segment: Some(self.first), at, number }
     }
 
     /// Frees the log.
@@ -330,6 +368,7 @@ impl<'p, M: Machine> Log<'p, M> {
     /// # Errors
     /// As for [`Log::front`]; what is left can be opened by the next kernel.
     pub fn destroy(mut self) -> Result<(), Error> {
+        deferred::end_split(&self.body, &mut self.readers)?;
         while self.pop_front()? {}
         let (body, old) = (self.body, self.first.link);
         // A successor that finds no last segment begins a new one, if it opens the log at all.
@@ -344,7 +383,7 @@ impl<'p, M: Machine> Log<'p, M> {
     }
 
     /// Frees segments at the front from which all was removed.
-    fn advance(&mut self) -> Result<(), Error> {
+    fn advance<R: Retire>(&mut self, retire: &mut R) -> Result<(), Error> {
         let head = self.body.head;
         while self.is_empty() {
             let next = Link::from_bits(self.first.next().get());
@@ -353,13 +392,17 @@ impl<'p, M: Machine> Log<'p, M> {
             }
             let following = segment(&self.body, next)?;
             let old = self.first.link;
-            if following.link.same_object(old) {
+            // Numbers go on: so no reader comes to a segment again that is left.
+            let is_behind = !R::SHARED || following.base() == self.range.start;
+            if following.link.same_object(old) || !is_behind {
                 return Err(self.body.damaged(self.range.start, next.bits()));
             }
+            let place = retire.reserve(&self.body)?;
             head.set(at::OLD, old.bits());
             head.set(FIRST, next.bits());
-            self.first = following;
-            self.body.free(old)?;
+            let left = core::mem::replace(&mut self.first, following);
+            // SAFETY: found in the log before, a segment in use, and left just now; its words are atomics.
+            unsafe { retire.retire(&self.body, place, old, Object::at(left.ptr)) }?;
             head.set(at::OLD, 0);
         }
         Ok(())
@@ -409,10 +452,23 @@ fn segment<'p, M: Machine>(body: &Body<'p, M>, link: Link) -> Result<Segment<'p>
 
 /// The records of a log, with their numbers: see [`Log::records`]. After an error there are no more.
 pub struct Records<'l, 'p, M: Machine> {
-    log: &'l Log<'p, M>,
+    body: &'l Body<'p, M>,
     segment: Option<Segment<'p>>,
     at: u64,
     number: u64,
+}
+
+impl<'l, 'p, M: Machine> Records<'l, 'p, M> {
+    /// Returns the records of a log that a writer goes on with, from its first on.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`]: what the predecessor left is not sound.
+    pub(crate) fn beside(body: &'l Body<'p, M>) -> Result<Self, Error> {
+        let first = segment(body, Link::from_bits(body.head.get(FIRST)))?;
+        let at = first.front().get();
+        let before = first.count(at).ok_or_else(|| body.damaged(first.base(), at))?;
+        Ok(Self { body, segment: Some(first), at, number: first.base().wrapping_add(before) })
+    }
 }
 
 impl<M: Machine> fmt::Debug for Records<'_, '_, M> {
@@ -426,19 +482,22 @@ impl<'l, M: Machine> Iterator for Records<'l, '_, M> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let mut here = self.segment.take()?;
-        let body = &self.log.body;
+        let body = self.body;
         if self.at == here.end().get() {
             let next = Link::from_bits(here.next().get());
             if next.is_none() {
                 return None;
             }
-            here = match segment(body, next) {
-                // Numbers go on, and there is a record: so no segment comes twice.
-                Ok(next) if next.base() == self.number && next.end().get() > HEADER => next,
-                Ok(_) => return Some(Err(body.damaged(self.number, next.bits()))),
-                Err(error) => return Some(Err(error)),
-            };
-            self.at = HEADER;
+            // (A writer may have added records to this one before it added the next.)
+            if self.at == here.end().get() {
+                here = match segment(body, next) {
+                    // Numbers go on, and there is a record: so no segment comes twice.
+                    Ok(next) if next.base() == self.number && next.end().get() > HEADER => next,
+                    Ok(_) => return Some(Err(body.damaged(self.number, next.bits()))),
+                    Err(error) => return Some(Err(error)),
+                };
+                self.at = HEADER;
+            }
         }
         let Some((record, behind)) = here.record(self.at, here.end().get()) else {
             return Some(Err(body.damaged(self.number, self.at)));
@@ -451,6 +510,8 @@ impl<'l, M: Machine> Iterator for Records<'l, '_, M> {
 
 impl<M: Machine> Drop for Log<'_, M> {
     fn drop(&mut self) {
+        // (What cannot be freed is named still, and a successor frees it.)
+        let _ = deferred::end_split(&self.body, &mut self.readers);
         // SAFETY: the value's own, which ends.
         unsafe { self.body.close() };
     }

@@ -11,6 +11,7 @@ use crate::body::Body;
 use crate::buckets::{
     Bucket, Buckets, Found, MAX_BUCKETS, MIN_BUCKETS, bucket_by, mask_of, parent_of,
 };
+use crate::deferred;
 use crate::entry::{Entry, NewEntry};
 use crate::error::{Error, Field};
 use crate::hasher::{Hash, Xxh3};
@@ -18,6 +19,8 @@ use crate::head::at;
 use crate::link::Link;
 use crate::object::kind;
 use crate::pool::Pool;
+use crate::readers::Noted;
+use crate::retire::{Now, Place, Retire};
 
 /// What a map's head begins with: kind and version.
 pub const KIND: u64 = u64::from_le_bytes(*b"hl-map\0\x02");
@@ -30,8 +33,8 @@ const LOAD: u64 = 5;
 /// A map that was created is found by its [handle](Map::handle), which its owner publishes. In the successor it is opened: once, as
 /// it is what owns the map from then on. Dropping the value leaves the map as it is.
 ///
-/// Readers share the map, and a writer has it alone, as the borrow checker says: several threads with one map put it behind a
-/// lock for readers and writers, or take a map for each part of the keys.
+/// Readers share the map, and a writer has it alone, as the borrow checker says. [`Map::split`] makes a writer and readers of it
+/// that go on beside one another: on several threads, say, and without a lock.
 ///
 /// # Examples
 /// ```
@@ -51,10 +54,12 @@ const LOAD: u64 = 5;
 /// ```
 pub struct Map<'p, M: Machine, H: Hash = Xxh3> {
     pub(crate) buckets: Buckets<'p, M>,
+    /// What counts readers beside a writer, once there were some.
+    pub(crate) readers: Option<Noted>,
     /// How many buckets there are, and their [mask](mask_of).
     count: u64,
     mask: u64,
-    seed: u64,
+    pub(crate) seed: u64,
     hash: PhantomData<fn() -> H>,
 }
 
@@ -80,23 +85,32 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
             [(at::KIND, KIND), (at::HASH, H::NAME), (at::SEED, seed), (at::SIZE, MIN_BUCKETS)];
         let body = Body::create(pool, &words)?;
         let (count, mask) = (MIN_BUCKETS, mask_of(MIN_BUCKETS));
-        Ok(Self { buckets: Buckets { body }, count, mask, seed, hash: PhantomData })
+        let buckets = Buckets { body };
+        Ok(Self { buckets, readers: None, count, mask, seed, hash: PhantomData })
     }
 
     /// Opens the map of a handle that the predecessor left, and undoes what an operation had begun that did not happen: what it
     /// had allocated is freed. Costs the same however many entries there are.
     ///
     /// # Errors
-    /// [`Error::Handle`], [`Error::Slab`]: no handle of a container, or one that was opened in this kernel before.
-    /// [`Error::Mismatch`]: another container, hash or version. [`Error::Damaged`]: what was left is not sound. In the last two
-    /// cases the head is claimed, and what it leads to stays as it is.
+    /// [`Error::Handle`], [`Error::Slab`]: no handle of a container, or one that was opened in this kernel before; out of memory.
+    /// [`Error::Mismatch`]: another container, hash or version. Then nothing is claimed: it can be opened as what it is, or with
+    /// more memory, and is told with what is unclaimed. [`Error::Damaged`]: what was left is not sound. The head is claimed then, and
+    /// what it leads to stays as it is.
     pub fn open(pool: &'p Pool<'p, M>, handle: Handle) -> Result<Self, Error> {
         let words = [(at::KIND, Field::Kind, KIND), (at::HASH, Field::Hash, H::NAME)];
         let body = Body::open(pool, handle, &words)?;
+        // SAFETY: the value that had a copy of the body was dropped with the error, and this one is not used again.
+        Self::opened(body).map_err(|error| unsafe { body.not_opened(error) })
+    }
+
+    /// Returns the map of a body that was opened.
+    fn opened(body: Body<'p, M>) -> Result<Self, Error> {
         let seed = body.head.get(at::SEED);
         let buckets = Buckets { body };
         let count = buckets.count().min(MAX_BUCKETS);
-        let map = Self { buckets, count, mask: mask_of(count), seed, hash: PhantomData };
+        let mask = mask_of(count);
+        let map = Self { buckets, readers: None, count, mask, seed, hash: PhantomData };
         body.expect(Field::Size, MIN_BUCKETS..=MAX_BUCKETS, body.head.get(at::SIZE))?;
         map.recover()?;
         Ok(map)
@@ -115,6 +129,7 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
             }
             Ok(linked)
         })?;
+        deferred::recover(&buckets.body, |link, object| buckets.is_linked(link, object))?;
         // A bucket was being added, or was added, and its parent not cleared yet.
         let n = buckets.count();
         buckets.strip(n)?;
@@ -199,6 +214,18 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
     /// # Errors
     /// As for [`Map::insert`].
     pub fn insert_marked(&mut self, key: &[u8], value: &[u8], mark: u64) -> Result<bool, Error> {
+        self.insert_by(&mut Now, key, value, mark)
+    }
+
+    /// Inserts an entry; what it replaces is freed as `retire` does.
+    #[inline]
+    pub(crate) fn insert_by<R: Retire>(
+        &mut self,
+        retire: &mut R,
+        key: &[u8],
+        value: &[u8],
+        mark: u64,
+    ) -> Result<bool, Error> {
         let (buckets, hash) = (self.buckets, H::hash(self.seed, key));
         let head = buckets.body.head;
         let new = NewEntry { owner: buckets.body.owner(), hash: low_u32(hash), key, value, mark };
@@ -207,9 +234,9 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
             buckets.make_room(0)?;
         }
         let (bucket, there) = self.find(hash, key)?;
-        let (word, len) = match &there {
-            Some(old) => (old.word, self.len()),
-            None => (buckets.free_word(bucket)?, self.len().wrapping_add(1)),
+        let (word, len, place) = match &there {
+            Some(old) => (old.word, self.len(), self.reserve(retire, bucket, old)?),
+            None => (buckets.free_word(bucket)?, self.len().wrapping_add(1), None),
         };
         head.set(at::AFTER, len);
         // SAFETY: the entry's bytes are of that class, and begin with the owner's words.
@@ -221,7 +248,7 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
             head.set(at::NEW, 0);
             if len > self.count * LOAD {
                 // Without memory for one more, buckets grow longer.
-                let _ = buckets.split();
+                let _ = buckets.split(retire);
                 self.recount();
             }
             return Ok(false);
@@ -230,8 +257,8 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
         // Here it happens.
         bucket.set(word, link.tagged(hash));
         head.set(at::NEW, 0);
-        // SAFETY: found in the map just now, and unlinked.
-        unsafe { buckets.body.free_found(old.link, old.entry.object()) }?;
+        // SAFETY: found in the map just now, and unlinked; the place was reserved for it.
+        unsafe { retire.retire(&buckets.body, place, old.link, old.entry.object()) }?;
         head.set(at::OLD, 0);
         Ok(true)
     }
@@ -241,17 +268,39 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
     /// # Errors
     /// As for [`Map::get`].
     pub fn remove(&mut self, key: &[u8]) -> Result<bool, Error> {
+        self.remove_by(&mut Now, key)
+    }
+
+    /// Removes the entry of a key, which is freed as `retire` does.
+    #[inline]
+    pub(crate) fn remove_by<R: Retire>(
+        &mut self,
+        retire: &mut R,
+        key: &[u8],
+    ) -> Result<bool, Error> {
         if self.is_empty() {
             return Ok(false);
         }
         let hash = H::hash(self.seed, key);
         let (bucket, Some(found)) = self.find(hash, key)? else { return Ok(false) };
-        self.unlink(bucket, &found)?;
+        self.unlink_one(retire, bucket, &found)?;
+        Ok(true)
+    }
+
+    /// Removes an entry of a bucket, and the lines that are needed no more.
+    #[inline]
+    pub(crate) fn unlink_one<R: Retire>(
+        &self,
+        retire: &mut R,
+        bucket: Bucket<'p>,
+        found: &Found<'p>,
+    ) -> Result<(), Error> {
+        self.unlink(retire, bucket, found)?;
         if bucket.line.place_of(found.word).is_none() {
             // It has happened: lines that cannot be freed now are later.
-            let _ = self.buckets.drop_lines(bucket);
+            let _ = self.buckets.drop_lines(bucket, retire);
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Returns the bucket of a hash, and the entry of a key in it.
@@ -265,9 +314,30 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
         Ok((bucket, buckets.find_slow(bucket, hash, key)?))
     }
 
+    /// Makes sure that an entry can be named until it is freed, and that one store unlinks it.
+    #[inline]
+    fn reserve<R: Retire>(
+        &self,
+        retire: &mut R,
+        bucket: Bucket<'p>,
+        found: &Found<'p>,
+    ) -> Result<Place<'p>, Error> {
+        // Without readers, what is found later to lead to nothing in use is refused then.
+        if R::SHARED && !bucket.is_trusted() {
+            self.buckets.clear_others(bucket, found.link, found.word)?;
+        }
+        retire.reserve(&self.buckets.body)
+    }
+
     /// Removes an entry of a bucket.
     #[inline]
-    fn unlink(&self, bucket: Bucket<'p>, found: &Found<'p>) -> Result<(), Error> {
+    pub(crate) fn unlink<R: Retire>(
+        &self,
+        retire: &mut R,
+        bucket: Bucket<'p>,
+        found: &Found<'p>,
+    ) -> Result<(), Error> {
+        let place = self.reserve(retire, bucket, found)?;
         let head = self.buckets.body.head;
         let len = self.len().wrapping_sub(1);
         head.set(at::AFTER, len);
@@ -275,8 +345,8 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
         // Here it happens.
         bucket.set(found.word, Link::NONE);
         head.set(at::LEN, len);
-        // SAFETY: found in the map just now, and unlinked.
-        unsafe { self.buckets.body.free_found(found.link, found.entry.object()) }?;
+        // SAFETY: found in the map just now, and unlinked; the place was reserved for it.
+        unsafe { retire.retire(&self.buckets.body, place, found.link, found.entry.object()) }?;
         head.set(at::OLD, 0);
         Ok(())
     }
@@ -345,7 +415,16 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
     ///
     /// # Errors
     /// As for [`Map::get`]; what was removed by then is.
-    pub fn retain(&mut self, mut keep: impl FnMut(Entry<'_>) -> bool) -> Result<(), Error> {
+    pub fn retain(&mut self, keep: impl FnMut(Entry<'_>) -> bool) -> Result<(), Error> {
+        self.retain_by(&mut Now, keep)
+    }
+
+    /// Removes the entries for which `keep` returns `false`, which are freed as `retire` does.
+    pub(crate) fn retain_by<R: Retire>(
+        &mut self,
+        retire: &mut R,
+        mut keep: impl FnMut(Entry<'_>) -> bool,
+    ) -> Result<(), Error> {
         if self.is_empty() {
             return Ok(());
         }
@@ -360,7 +439,7 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
                     }
                     let entry = buckets.own_entry(link, bucket)?;
                     if !keep(entry) {
-                        self.unlink(bucket, &Found { word, link, entry })?;
+                        self.unlink(retire, bucket, &Found { word, link, entry })?;
                     }
                 }
             }
@@ -377,7 +456,7 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
         let buckets = self.buckets;
         for bucket in 0..buckets.count() {
             if let Some(bucket) = buckets.unchecked(bucket)? {
-                buckets.drop_lines(bucket)?;
+                buckets.drop_lines(bucket, &mut Now)?;
             }
         }
         // SAFETY: no bucket is used from here on.
@@ -393,8 +472,9 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
     /// # Errors
     /// As for [`Map::clear`]; what is left can be opened by the next kernel.
     pub fn destroy(mut self) -> Result<(), Error> {
-        self.clear()?;
         let body = self.buckets.body;
+        deferred::end_split(&body, &mut self.readers)?;
+        self.clear()?;
         // SAFETY: this value's, which ends, and nothing leads from it to anything.
         unsafe { body.pool.free_head(body.addr) };
         Ok(())
@@ -403,6 +483,8 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
 
 impl<M: Machine, H: Hash> Drop for Map<'_, M, H> {
     fn drop(&mut self) {
+        // (What cannot be freed is named still, and a successor frees it.)
+        let _ = deferred::end_split(&self.buckets.body, &mut self.readers);
         // SAFETY: the value's own, which ends, and all buckets with it.
         unsafe {
             self.buckets.forget();

@@ -26,6 +26,8 @@ pub mod kind {
     pub const DIRECTORY: u16 = 0xfffd;
     /// A chunk of elements.
     pub const CHUNK: u16 = 0xfffc;
+    /// A line of links of what is unlinked and waits for readers.
+    pub const DEFERRED: u16 = 0xfffb;
 }
 
 /// A container, by the address of its head: no two at the same time have one.

@@ -154,13 +154,27 @@ impl<'s, M: Machine> Pool<'s, M> {
     /// whether an object of that class is in use there, and the object whose it is.
     #[inline]
     pub(crate) fn follow(&self, link: Link, owner: Owner) -> Result<Option<Object>, Error> {
+        self.follow_as(link, owner, |object| object)
+    }
+
+    /// Does what [`Pool::follow`] does, and returns what `look` finds the object to be while it is the owner's still: the caller may be
+    /// a reader beside the writer, which frees what the link should not lead to. `look` may be called twice, and reads by atomics.
+    #[inline]
+    pub(crate) fn follow_as<R>(
+        &self,
+        link: Link,
+        owner: Owner,
+        look: impl Fn(Object) -> R,
+    ) -> Result<Option<R>, Error> {
         let Some(class) = link.class() else { return Ok(None) };
         let looked = self.cache(class)?.look_at(link.addr(), |ptr| {
             // SAFETY: an object of the pool's, in use, of that class; while it is looked at it stays one. Each begins with an
             // owner's words, which are written before it is in use, and which all look at as atomics.
             let object = unsafe { Object::at(ptr) };
-            (object.owner() == owner).then_some(object)
+            (object.owner() == owner).then(|| look(object))
         });
+        #[cfg(test)]
+        crate::watch::followed();
         match looked {
             Ok(found) => Ok(found),
             Err(error) if error.is_out_of_memory() => Err(error.into()),
@@ -192,6 +206,17 @@ impl<'s, M: Machine> Pool<'s, M> {
             }
             _ => Err(Error::Handle(handle.refused(HandleFault::Kind))),
         }
+    }
+
+    /// Gives the head of a container that could not be opened back: it is there to be claimed.
+    ///
+    /// # Safety
+    /// The caller claimed it, and nothing uses it any more.
+    pub(crate) unsafe fn unclaim_head(&self, addr: PhysAddr) {
+        // SAFETY: the caller's promise: it is in use, and has this one owner.
+        let refused = unsafe { self.heads.from_raw(addr) }.unclaim().err();
+        // (What is refused stays claimed, and survives.)
+        refused.map(|refused| refused.value.leak());
     }
 
     /// Frees the head of a container.

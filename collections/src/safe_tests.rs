@@ -105,6 +105,33 @@ fn threads_with_a_map_each_share_a_pool_in_a_successor_too() {
 }
 
 #[test]
+fn of_threads_that_change_a_mark_by_what_it_was_none_undoes_anothers_change() {
+    let slabs = boot(FRAMES);
+    let pool = Pool::open(&slabs).unwrap();
+    let mut map = Map::<_>::create(&pool, 7).unwrap();
+    map.insert_marked(b"key", b"value", 1).unwrap();
+    let times = if cfg!(miri) { 20 } else { 20_000 };
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let entry = map.get(b"key").unwrap().unwrap();
+                let add = || {
+                    let mark = entry.mark();
+                    entry.replace_mark(mark, mark + 1)
+                };
+                for _ in 0..times {
+                    while !add() {}
+                }
+            });
+        }
+    });
+    let entry = map.get(b"key").unwrap().unwrap();
+    assert_eq!(entry.mark(), 1 + 3 * times);
+    assert!(!entry.replace_mark(0, 9));
+    assert_eq!(entry.mark(), 1 + 3 * times);
+}
+
+#[test]
 #[cfg_attr(miri, ignore = "hundreds of entries")]
 fn a_pool_that_is_opened_too_late_has_what_was_kept_in_the_kernel_after() {
     let slabs = boot(FRAMES);

@@ -90,7 +90,9 @@ impl<'p, T: Persist, M: Machine> Vec<'p, T, M> {
     /// # Errors
     /// [`Error::Slab`]: out of memory.
     pub fn create(pool: &'p Pool<'p, M>) -> Result<Self, Error> {
-        let body = Body::create(pool, &[(at::KIND, KIND), (at::LAYOUT, Self::LAYOUT)])?;
+        let element = usize_to_u64(size_of::<T>());
+        let words = [(at::KIND, KIND), (at::LAYOUT, Self::LAYOUT), (at::ELEMENT, element)];
+        let body = Body::create(pool, &words)?;
         Ok(Self { body, of: PhantomData })
     }
 
@@ -98,11 +100,18 @@ impl<'p, T: Persist, M: Machine> Vec<'p, T, M> {
     /// however many elements there are.
     ///
     /// # Errors
-    /// [`Error::Handle`], [`Error::Slab`]: no handle of a container, or one that was opened in this kernel before.
-    /// [`Error::Mismatch`]: another container or version, or other elements. [`Error::Damaged`]: what was left is not sound.
+    /// [`Error::Handle`], [`Error::Slab`]: no handle of a container, or one that was opened in this kernel before; out of memory.
+    /// [`Error::Mismatch`]: another container or version, or other elements. Then nothing is claimed: it can be opened as what it is.
+    /// [`Error::Damaged`]: what was left is not sound, as for [`Map::open`](crate::Map::open).
     pub fn open(pool: &'p Pool<'p, M>, handle: Handle) -> Result<Self, Error> {
         let words = [(at::KIND, Field::Kind, KIND), (at::LAYOUT, Field::Layout, Self::LAYOUT)];
         let body = Body::open(pool, handle, &words)?;
+        // SAFETY: the value that had a copy of the body was dropped with the error, and this one is not used again.
+        Self::opened(body).map_err(|error| unsafe { body.not_opened(error) })
+    }
+
+    /// Returns the vector of a body that was opened.
+    fn opened(body: Body<'p, M>) -> Result<Self, Error> {
         let vec = Self { body, of: PhantomData };
         body.expect(Field::Size, 0..=Self::MAX_LEN, vec.len())?;
         body.recover(|_, link, object| body.is_listed(link, object))?;
@@ -119,6 +128,11 @@ impl<'p, T: Persist, M: Machine> Vec<'p, T, M> {
     /// Returns the sixteen bytes by which a successor opens the vector.
     pub const fn handle(&self) -> Handle {
         self.body.handle
+    }
+
+    /// Returns another value of the vector, for readers: neither changed nor dropped.
+    pub(crate) const fn view(&self) -> Self {
+        Self { body: self.body, of: PhantomData }
     }
 
     /// Returns how many elements there are.

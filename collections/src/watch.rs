@@ -34,12 +34,37 @@ pub(crate) fn point() {
 
 /// Calls `watcher` at each instant of `f` at which a kernel may end. Within itself another may watch, but not this one.
 pub(crate) fn during<F: Fn(), R>(watcher: &F, f: impl FnOnce() -> R) -> R {
-    unsafe fn call<F: Fn()>(watcher: *const ()) {
-        // SAFETY: `during` passes the closure of this type.
-        unsafe { (*watcher.cast::<F>())() };
-    }
     let before = WATCHER.replace(Some((core::ptr::from_ref(watcher).cast(), call::<F>)));
     let done = f();
     WATCHER.set(before);
     done
+}
+
+std::thread_local! {
+    static FOLLOWER: Cell<Option<Watcher>> = const { Cell::new(None) };
+}
+
+/// Calls what [`once_followed`] was told, if it runs and was not called before.
+pub(crate) fn followed() {
+    if let Some(follower) = FOLLOWER.take() {
+        // SAFETY: `once_followed` keeps the closure borrowed until it takes it back, on this thread.
+        unsafe { follower.1(follower.0) };
+    }
+}
+
+/// Calls `next` in the middle of `f`: once, behind the first look at whether what a link leads to is in use.
+pub(crate) fn once_followed<F: Fn(), R>(next: &F, f: impl FnOnce() -> R) -> R {
+    FOLLOWER.set(Some((core::ptr::from_ref(next).cast(), call::<F>)));
+    let done = f();
+    assert!(FOLLOWER.take().is_none(), "no link was followed");
+    done
+}
+
+/// Calls the closure of a watcher.
+///
+/// # Safety
+/// It is one of this type.
+unsafe fn call<F: Fn()>(watcher: *const ()) {
+    // SAFETY: the caller's promise.
+    unsafe { (*watcher.cast::<F>())() };
 }

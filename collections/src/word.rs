@@ -1,7 +1,7 @@
 //! A word of memory that survives: little-endian, and changed by one store.
 
 use heirloom_kho::sync::AtomicU64;
-use heirloom_kho::sync::Ordering::{Acquire, Release};
+use heirloom_kho::sync::Ordering::{Acquire, Relaxed, Release};
 
 /// A word that a successor may read at any instant.
 #[repr(transparent)]
@@ -20,6 +20,13 @@ impl Word {
     pub(crate) fn set(&self, value: u64) {
         point();
         self.0.store(value.to_le(), Release);
+    }
+
+    /// Stores a value if the word holds `expected` still. Returns whether it did. Release pairs as in [`Word::set`].
+    #[inline]
+    pub(crate) fn replace(&self, expected: u64, value: u64) -> bool {
+        point();
+        self.0.compare_exchange(expected.to_le(), value.to_le(), Release, Relaxed).is_ok()
     }
 }
 

@@ -37,13 +37,14 @@ struct Place {
     step: usize,
     cpus: String,
     seed: u64,
+    look: String,
 }
 
 impl Place {
     fn find() -> Result<Self, Failure> {
         let word = |name| env::var(name).map_err(|error| format!("{name}: {error}"));
         let (step, seed) = (word("step")?.parse()?, word("seed")?.parse()?);
-        Ok(Self { plan: word("plan")?, step, cpus: word("cpus")?, seed })
+        Ok(Self { plan: word("plan")?, step, cpus: word("cpus")?, seed, look: word("look")? })
     }
 
     /// What the kernel at a step is.
@@ -142,17 +143,19 @@ fn write(mut kept: Vec<File>, first: u64, session: &Session) -> Result<Vec<File>
 /// Enters the next kernel; returns only if that fails.
 fn jump(place: &Place, session: &Session) -> Result<(), Failure> {
     let next = place.step + 1;
-    let Place { plan, cpus, seed, .. } = place;
+    let Place { plan, cpus, seed, look, .. } = place;
     let image = File::open(IMAGES[if place.is_linux(next) { 2 } else { next % 2 }])?;
     // What the next kernel hands on: all images, and behind them what Linux begins with.
     let mut all = File::from(memory("all")?);
     for part in IMAGES.into_iter().chain([ARCHIVE]) {
         all.write_all(&fs::read(part)?)?;
     }
-    let line = CString::new(format!("plan={plan} step={next} cpus={cpus} seed={seed}"))?;
+    let line = format!("plan={plan} step={next} cpus={cpus} seed={seed} look={look}");
+    let line = CString::new(line)?;
     let next = NextKernel::load(image.as_fd(), Some(all.as_fd()), &line)?;
     drop(all);
     println!("between: jumping");
+    process::printed();
     Err(next.jump(&[session]).into())
 }
 

@@ -85,6 +85,7 @@ fn first_life(device: &LiveUpdate) -> Result<(), Failure> {
     let (kernel, initramfs) = (File::open(KERNEL)?, File::open(INITRAMFS)?);
     let next = NextKernel::load(kernel.as_fd(), Some(initramfs.as_fd()), COMMAND_LINE)?;
     println!("liveupdate: jumping");
+    process::printed();
     Err(next.jump(&[&session]).into())
 }
 

@@ -24,7 +24,7 @@ impl<M: Machine> Memory<M> {
             unsafe {
                 self.with_cache(cpu, |mut list, backend| {
                     let here = request.node().is_none_or(|node| node == backend.node);
-                    let tried = Some(backend.node).filter(|_| here && order <= MAX_CACHED);
+                    let tried = (here && order <= MAX_CACHED).then_some(backend.node);
                     let kept = tried.and_then(|_| {
                         let pfn = list.pop(order).or_else(|| list.refill(order, backend))?;
                         Some(Block::containing(pfn, order))

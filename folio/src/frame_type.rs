@@ -270,7 +270,7 @@ mod tests {
                     assert_eq!(decode(byte), FrameState::Head { kind, order, preserved });
                     assert_eq!(is_tail(byte), kind == FrameType::Tail);
                     for other in FrameType::ALL {
-                        let found = Some(order).filter(|_| other == kind && !preserved);
+                        let found = (other == kind && !preserved).then_some(order);
                         assert_eq!(order_of(byte, other), found);
                     }
                 }

@@ -186,8 +186,10 @@ impl<M: Machine> Memory<M> {
                 return Err(Error::WrongType { pfn: block.pfn(), expected: kind, found });
             }
             if !self.predecessor().contains(block) {
-                let byte = self.byte(block.pfn()).filter(|_| self.preserved().contains(block));
-                let now = byte.map_or(frame_type::NEVER, |byte| byte.load(Relaxed));
+                let now = match self.byte(block.pfn()) {
+                    Some(byte) if self.preserved().contains(block) => byte.load(Relaxed),
+                    _ => frame_type::NEVER,
+                };
                 return Err(exchange::taken(block, kind, now));
             }
         }

@@ -68,7 +68,10 @@ impl<M: Machine> Memory<M> {
         let leaf_bit = LeafBit::of(self.leaf_in(range, block)?, block)?;
         // The tracker's word and the frame's byte are far apart, and each may be far away.
         leaf_bit.prefetch();
-        let byte = range.byte(block.pfn()).filter(|_| block.order() <= Order::MAX_FOLIO)?;
+        if block.order() > Order::MAX_FOLIO {
+            return None;
+        }
+        let byte = range.byte(block.pfn())?;
         let now = byte.load(Relaxed);
         frame_type::is_single(now, kind, block.order(), preserved).then_some((leaf_bit, byte, now))
     }

@@ -241,8 +241,11 @@ impl Range {
         order_of: impl Fn(u8) -> Option<Order>,
     ) -> Option<(&AtomicU8, u8, Block)> {
         let at = ptr.addr().get().wrapping_sub(self.base.addr().get());
+        if !at.is_multiple_of(PAGE_SIZE) {
+            return None;
+        }
         let frame = at >> PAGE_SHIFT;
-        let byte = self.kinds().get(frame).filter(|_| at.is_multiple_of(PAGE_SIZE))?;
+        let byte = self.kinds().get(frame)?;
         let now = byte.load(Relaxed);
         let order = order_of(now)?;
         // At the end of the range the run may go on in the next.

@@ -50,7 +50,8 @@ impl<M: Machine> Memory<M> {
         to: fn(u8) -> u8,
     ) -> Result<(), Error> {
         let range = self.range(block.pfn())?;
-        let byte = range.byte(block.pfn()).filter(|_| block.order() <= Order::MAX_FOLIO);
+        let single = block.order() <= Order::MAX_FOLIO;
+        let byte = if single { range.byte(block.pfn()) } else { None };
         let right = |now| {
             let kinds = [false, true].map(|kept| frame_type::encode(from, block.order(), kept));
             kinds.contains(&now)

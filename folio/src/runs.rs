@@ -27,11 +27,11 @@ impl<M: Machine> Memory<M> {
             FrameType::Folio => FrameType::Run,
             named => named,
         };
-        let order = Order::for_frames(frames).map(|order| order.max(request.order()));
-        let Some(order) = order.filter(|_| kind.is_run() && request.order() <= Order::MAX_FOLIO)
-        else {
-            return Err(Error::BadRequest { frames });
-        };
+        let refused = Error::BadRequest { frames };
+        if !kind.is_run() || request.order() > Order::MAX_FOLIO {
+            return Err(refused);
+        }
+        let order = Order::for_frames(frames).ok_or(refused)?.max(request.order());
         let taken = if order <= Order::MAX_FOLIO {
             self.take(request.with_order(order)).ok().map(Block::run)
         } else {
@@ -207,10 +207,11 @@ impl<M: Machine> Memory<M> {
     /// Returns what `take` gets from a range of the node asked for, else of any that the request allows.
     fn nearest<T>(&self, request: Request, take: impl Fn(&Range) -> Option<T>) -> Option<T> {
         let near = |range: &&Range| request.node().is_none_or(|wanted| wanted == range.node());
-        self.ranges.iter().filter(near).find_map(&take).or_else(|| {
-            let others = self.ranges.iter().filter(|range| !near(range));
-            others.filter(|_| request.only_node().is_none()).find_map(&take)
-        })
+        let nearest = self.ranges.iter().filter(near).find_map(&take);
+        if nearest.is_some() || request.only_node().is_some() {
+            return nearest;
+        }
+        self.ranges.iter().filter(|range| !near(range)).find_map(&take)
     }
 
     /// Gives frames, their bytes cleared already, to the shared bits.

@@ -132,6 +132,22 @@ impl Handle {
     /// kind demands it, or memory that would end past the last physical address).
     #[inline]
     pub fn new(parts: Parts) -> Result<Self, Error> {
+        match parts {
+            // Most handles are an object's: its few rules are looked at here, and words stay in registers.
+            Parts::Object { addr, bytes, tag }
+                if addr.get() != 0
+                    && (1..=Self::MAX_LENGTH).contains(&bytes)
+                    && Run::covering(addr, bytes).is_some() =>
+            {
+                Ok(Self::of(kind::OBJECT, addr, bytes, tag))
+            }
+            _ => Self::new_slow(parts),
+        }
+    }
+
+    /// Returns the handle of any kind, or why there is none.
+    #[inline(never)]
+    fn new_slow(parts: Parts) -> Result<Self, Error> {
         let (kind, addr, length, tag) = match parts {
             Parts::Folio(block) => (kind::FOLIO, block.addr(), block.order().frames(), 0),
             Parts::Run(run) => (kind::RUN, run.addr(), run.frames(), 0),
@@ -144,9 +160,7 @@ impl Handle {
             Parts::Records { first, entry } => (kind::RECORDS, first, entry, 0),
             Parts::Blob { addr, bytes } => (kind::BLOB, addr, bytes, 0),
         };
-        let meta = length & Self::MAX_LENGTH | kind << LENGTH_BITS | u64::from(tag) << TAG_SHIFT;
-        let meta = meta | check(addr.get(), meta) << CHECK_SHIFT;
-        let handle = Self { addr: addr.get().into(), meta: meta.into() };
+        let handle = Self::of(kind, addr, length & Self::MAX_LENGTH, tag);
         if length > Self::MAX_LENGTH {
             return Err(handle.refused(HandleFault::Length));
         }
@@ -155,6 +169,14 @@ impl Handle {
             Ok(_) => Ok(handle),
             Err(fault) => Err(handle.refused(fault)),
         }
+    }
+
+    /// Returns the handle of these fields, with its check.
+    #[inline]
+    fn of(kind: u64, addr: PhysAddr, length: u64, tag: u8) -> Self {
+        let meta = length | kind << LENGTH_BITS | u64::from(tag) << TAG_SHIFT;
+        let meta = meta | check(addr.get(), meta) << CHECK_SHIFT;
+        Self { addr: U64::new(addr.get()), meta: U64::new(meta) }
     }
 
     /// Returns what the handle says.
@@ -171,6 +193,21 @@ impl Handle {
         let tag = low_u8(meta >> TAG_SHIFT);
         let parts = decode(PhysAddr::new(addr), meta >> LENGTH_BITS & 0xf, length, tag);
         parts.map_err(|fault| self.refused(fault))
+    }
+
+    /// Returns address, bytes and tag of the object that the handle names, if it is an object's and well formed. A caller
+    /// asks [`Handle::parts`] about all others.
+    #[doc(hidden)]
+    #[inline]
+    pub fn object(&self) -> Option<(PhysAddr, u64, u8)> {
+        let (addr, meta) = (self.addr.get(), self.meta.get());
+        let (start, length) = (PhysAddr::new(addr), meta & Self::MAX_LENGTH);
+        let well_formed = meta >> LENGTH_BITS & 0xf == kind::OBJECT
+            && check(addr, meta) == meta >> CHECK_SHIFT
+            && addr != 0
+            && length != 0
+            && Run::covering(start, length).is_some();
+        well_formed.then(|| (start, length, low_u8(meta >> TAG_SHIFT)))
     }
 
     /// Returns what the handle says, if a kernel with pages of this size wrote it.
@@ -192,8 +229,10 @@ impl Handle {
             _ => Some(parts),
         };
         let anywhere = matches!(parts, Parts::Object { .. });
-        let sized = sized.filter(|_| anywhere || page.is_aligned(PhysAddr::new(self.addr.get())));
-        sized.ok_or(self.refused(HandleFault::Address))
+        match sized {
+            Some(parts) if anywhere || page.is_aligned(PhysAddr::new(self.addr.get())) => Ok(parts),
+            _ => Err(self.refused(HandleFault::Address)),
+        }
     }
 
     /// Returns the error that refuses this handle.
@@ -275,8 +314,10 @@ fn decode(addr: PhysAddr, kind: u64, length: u64, tag: u8) -> Result<Parts, Hand
         kind::BUFFER => ends(length).map(|()| Parts::Buffer { addr, bytes: length }),
         kind::OBJECT => ends(length).map(|()| Parts::Object { addr, bytes: length, tag }),
         kind::AREA => {
-            let order = Order::new(tag & AREA_ORDER).filter(|_| tag <= AREA_ORDER | AREA_HUGE);
-            let order = order.ok_or(HandleFault::Tag)?;
+            if tag > AREA_ORDER | AREA_HUGE {
+                return Err(HandleFault::Tag);
+            }
+            let order = Order::new(tag & AREA_ORDER).ok_or(HandleFault::Tag)?;
             let pages = u32::try_from(length).map_err(|_| HandleFault::Length)?;
             let huge = tag & AREA_HUGE != 0;
             AreaInfo::new(addr, pages, order, huge).map(Parts::Area).ok_or(HandleFault::Length)

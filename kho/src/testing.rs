@@ -69,8 +69,10 @@ impl Pages for Left {
     fn words(&self, addr: PhysAddr, bytes: usize) -> Option<&[AtomicU64]> {
         let (start, words) = self.stretches.range(..=addr.get()).next_back()?;
         let skip = usize::try_from(addr.get() - start).ok()?;
-        let whole = skip.is_multiple_of(8);
-        words.get(skip / 8..)?.get(..bytes.div_ceil(8)).filter(|_| whole)
+        if !skip.is_multiple_of(8) {
+            return None;
+        }
+        words.get(skip / 8..)?.get(..bytes.div_ceil(8))
     }
 
     fn holds(&self, block: Block) -> bool {

@@ -337,8 +337,18 @@ impl Holes<'_> {
 /// Returns how many of `cpus` CPUs there is room for: one at least, for which there may be none.
 fn fitting<M: Machine>(map: MemoryMap<'_>, room: Run, cpus: usize) -> usize {
     let bytes = usize::try_from(room.bytes()).unwrap_or(usize::MAX);
-    let fits = |cpus: &usize| Heirloom::<M>::scratch_bytes(map, *cpus) <= bytes;
-    (1..=cpus).rev().find(fits).unwrap_or(1)
+    let fits = |cpus| Heirloom::<M>::scratch_bytes(map, cpus) <= bytes;
+    // More of them need more, so one in the middle tells of a half: there may be as many as a number can say.
+    let (mut most, mut limit) = (1, cpus);
+    while most < limit {
+        let middle = limit - (limit - most) / 2;
+        if fits(middle) {
+            most = middle;
+        } else {
+            limit = middle - 1;
+        }
+    }
+    most
 }
 
 /// Keeps frames that hold metadata, and are no scratch, from being handed out.

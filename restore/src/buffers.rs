@@ -4,7 +4,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use heirloom_folio::Machine;
-use heirloom_kho::{Handle, HandleFault, Parts};
+use heirloom_kho::{Handle, HandleFault, PAGE_SIZE, Parts};
 use heirloom_slab::{AllocOptions, Owner, Persist, TypedCache};
 
 use crate::error::Error;
@@ -71,7 +71,20 @@ impl<M: Machine> Heirloom<M> {
     /// [`Error::Slab`]: the pointer is not the start of one; or it is [resumed](Heirloom::resume), and
     /// cannot be looked at from where nothing can be waited for. [`Error::Handle`]: a buffer larger than a
     /// handle can say.
+    #[inline]
     pub fn handle_of(&self, ptr: NonNull<u8>) -> Result<Handle, Error> {
+        // A large buffer is told by its frame's byte, without the word that says that this CPU looks.
+        if !ptr.addr().get().is_multiple_of(PAGE_SIZE)
+            && let Some((addr, bytes, tag)) = self.slabs().parts_at_hand(ptr)
+        {
+            return Ok(Handle::new(Parts::Object { addr, bytes, tag })?);
+        }
+        self.handle_of_slow(ptr)
+    }
+
+    /// Returns the handle of anything, or why there is none.
+    #[inline(never)]
+    fn handle_of_slow(&self, ptr: NonNull<u8>) -> Result<Handle, Error> {
         Ok(Handle::new(self.slabs().parts_of(ptr)?)?)
     }
 
@@ -85,9 +98,11 @@ impl<M: Machine> Heirloom<M> {
     /// [`Slabs::claim`](heirloom_slab::Slabs::claim). [`Error::Folio`]: no such buffer was
     /// preserved, or it is claimed already. Nothing is changed then.
     pub fn restore(&self, handle: Handle) -> Result<NonNull<u8>, Error> {
+        if let Some((addr, bytes, tag)) = handle.object() {
+            return Ok(self.slabs().claim(addr, bytes, tag)?);
+        }
         match handle.parts()? {
             Parts::Buffer { addr, bytes } => Ok(self.slabs().claim_large(addr, bytes)?),
-            Parts::Object { addr, bytes, tag } => Ok(self.slabs().claim(addr, bytes, tag)?),
             _ => Err(handle.refused(HandleFault::Kind).into()),
         }
     }
@@ -115,6 +130,9 @@ impl<M: Machine> Heirloom<M> {
     /// # Ok::<(), Box<dyn core::error::Error>>(())
     /// ```
     pub fn find(&self, handle: Handle) -> Result<NonNull<u8>, Error> {
+        if let Some((addr, bytes, tag)) = handle.object() {
+            return Ok(self.slabs().at(addr, bytes, tag)?);
+        }
         match handle.parts()? {
             Parts::Buffer { addr, bytes } => {
                 let ptr = self.memory().machine().ptr(addr);
@@ -127,7 +145,6 @@ impl<M: Machine> Heirloom<M> {
                     _ => Err(heirloom_slab::Error::NotAnObject { ptr: ptr.addr().get() }.into()),
                 }
             }
-            Parts::Object { addr, bytes, tag } => Ok(self.slabs().at(addr, bytes, tag)?),
             _ => Err(handle.refused(HandleFault::Kind).into()),
         }
     }

@@ -66,8 +66,10 @@ pub struct Surveyed {
 /// impl Image for Two {
 ///     fn words(&self, addr: PhysAddr, bytes: usize) -> Option<&[AtomicU64]> {
 ///         let skip = usize::try_from(addr.get().checked_sub(BASE)?).ok()?;
-///         let whole = skip.is_multiple_of(8);
-///         self.0.get(skip / 8..)?.get(..bytes.div_ceil(8)).filter(|_| whole)
+///         if !skip.is_multiple_of(8) {
+///             return None;
+///         }
+///         self.0.get(skip / 8..)?.get(..bytes.div_ceil(8))
 ///     }
 ///     fn is_memory(&self, run: Run) -> bool {
 ///         Run::new(Pfn::new(16), 2).unwrap().covers(run)

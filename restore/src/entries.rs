@@ -22,7 +22,9 @@ impl<M: Machine> Heirloom<M> {
     /// Notes that a name was claimed.
     pub(crate) fn note_claimed(&self, name: &Name, addr: PhysAddr) {
         self.before(|moved, view| {
-            if let Some(index) = index_of(view, name, addr).filter(|_| !moved.ended) {
+            if !moved.ended
+                && let Some(index) = index_of(view, name, addr)
+            {
                 moved.claimed.set(index, true);
             }
         });
@@ -66,8 +68,7 @@ impl<M: Machine> Heirloom<M> {
     pub(crate) fn note_discarded(&self, subtree: &Subtree, run: Run) -> bool {
         let named = self.before(|moved, view| {
             let named = !moved.ended && names_frames(view, run);
-            let index = index_of(view, &subtree.name, subtree.addr);
-            if let Some(index) = index.filter(|_| named) {
+            if named && let Some(index) = index_of(view, &subtree.name, subtree.addr) {
                 moved.discarded.set(index, true);
             }
             named

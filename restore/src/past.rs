@@ -207,8 +207,10 @@ impl<M: Machine> Heirloom<M> {
         let view = page.view()?;
         let (index, addr) = place_of(&view, &name)?.ok_or(Error::NoSuchSubtree { name })?;
         let none = Error::NotInherited { at: addr };
-        let bytes = view.find(&name)?.size.filter(|_| names.is(index, Owner::Inherited));
-        let bytes = bytes.ok_or(none)?;
+        let bytes = view.find(&name)?.size.ok_or(none)?;
+        if !names.is(index, Owner::Inherited) {
+            return Err(none);
+        }
         let block = claim::blob(self.memory(), addr, bytes)?;
         names.set(index, Some(Owner::Lent));
         self.note_claimed(&name, addr);

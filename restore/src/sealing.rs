@@ -103,7 +103,9 @@ impl<M: Machine> Heirloom<M> {
                 made.is(index, Owner::Inherited)
                     && block.is_some_and(|block| frames.is_some_and(|run| block.run().covers(run)))
             };
-            if let Some(bytes) = subtree.size.filter(|_| made.is_made(index) || left()) {
+            if let Some(bytes) = subtree.size
+                && (made.is_made(index) || left())
+            {
                 let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
                 if bytes > 0 {
                     sealer.cover(Sealed::Subtree, subtree.addr, bytes)?;

@@ -197,7 +197,7 @@ impl<M: Machine> Slabs<M> {
     ///
     /// `layout` is the layout that it is to have. It stays where it is if its class is right or
     /// it shrinks by less than half, and if it is large as long as its frames can be cut off or
-    /// those behind it are free.
+    /// those behind it are free. One that shrinks stays too where there is no memory for a smaller one.
     ///
     /// # Errors
     /// The buffer is as it was: [`Error::WrongState`], or the like from
@@ -354,7 +354,17 @@ impl<M: Machine> Slabs<M> {
         }
         let opts = AllocOptions { preserving: held, zeroed: false };
         // SAFETY: the caller's promise; the run has that many bytes.
-        unsafe { self.move_to(ptr, u64_to_usize(run.bytes()), layout, opts) }
+        match unsafe { self.move_to(ptr, u64_to_usize(run.bytes()), layout, opts) } {
+            // Shrinking needs no memory: it stays, with as many of its frames as it must keep.
+            Err(Error::Folio(_)) if aligned && frames <= run.frames() => {
+                if !held && frames < run.frames() {
+                    // SAFETY: the caller's promise. (Where it cannot be cut it keeps all of them.)
+                    let _ = unsafe { memory.shrink_run_as(run, frames, FrameType::Buffer) };
+                }
+                Ok(ptr)
+            }
+            moved => moved,
+        }
     }
 
     /// Claims a large buffer of `bytes` bytes that the predecessor left at `addr`; once. It survives
@@ -367,7 +377,10 @@ impl<M: Machine> Slabs<M> {
     pub fn claim_large(&self, addr: PhysAddr, bytes: u64) -> Result<NonNull<u8>, Error> {
         let memory = self.memory();
         let nothing = heirloom_folio::Error::NotMemory { pfn: addr.pfn() };
-        let run = Run::covering(addr, bytes).filter(|_| addr.is_page_aligned()).ok_or(nothing)?;
+        if !addr.is_page_aligned() {
+            return Err(nothing.into());
+        }
+        let run = Run::covering(addr, bytes).ok_or(nothing)?;
         memory.claim_buffer(run)?;
         Ok(memory.machine().ptr(run.addr()))
     }

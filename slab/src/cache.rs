@@ -293,8 +293,10 @@ impl<'s, M: Machine> Cache<'s, M> {
         // SAFETY: an object of the slab, by its geometry.
         let byte = unsafe { Slab::state_at(found.head, index) };
         let live = State(byte.load(Relaxed));
-        let freed = live.freed().filter(|_| !debug::ENABLED);
-        let Some(freed) = freed else { return false };
+        let Some(freed) = live.freed() else { return false };
+        if debug::ENABLED {
+            return false;
+        }
         byte.store(freed.0, Relaxed);
         let round = Round { object: found.place(), state: NonNull::from(byte) };
         let pushed = self.slabs.memory().machine().try_with_cpu(|cpu| {

@@ -30,7 +30,10 @@ use crate::state_word::nth;
 ///     fn words(&self, addr: PhysAddr, bytes: usize) -> Option<&[AtomicU64]> {
 ///         let words = bytes.div_ceil(8);
 ///         let run = Run::covering(addr, words as u64 * 8)?;
-///         let page = self.0.ptr(run).ok().filter(|_| addr.get() % 8 == 0)?;
+///         if addr.get() % 8 != 0 {
+///             return None;
+///         }
+///         let page = self.0.ptr(run).ok()?;
 ///         // SAFETY: in memory, aligned; nothing else runs in this example.
 ///         Some(unsafe {
 ///             let first = page.add(addr.offset_in_page()).cast::<AtomicU64>();

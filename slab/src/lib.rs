@@ -138,13 +138,13 @@ pub use link::{AtomicLink, Link};
 pub use name::Name;
 pub use objects::Objects;
 pub use owner::Owner;
-#[doc(hidden)]
-pub use persist::size_of_field;
 pub use persist::{Persist, fingerprint_of};
+#[doc(hidden)]
+pub use persist::{part_of, size_of_field};
 pub use raw::RawCache;
 pub use reservation::{Reservation, TypedReservation};
 pub use slabs::Slabs;
-pub use spec::{CacheSpec, Constructor};
+pub use spec::{CConstructor, CacheSpec, Constructor};
 pub use state::ObjectState;
 pub use stats::CacheStats;
 pub use typed::{Object, PreservedObject, TypedCache};

@@ -77,8 +77,11 @@ impl<M: Machine> Cache<'_, M> {
     #[inline]
     pub fn alloc_noted(&self, note: impl FnOnce(NonNull<u8>)) -> Result<NonNull<u8>, Error> {
         let popped = self.slabs.memory().machine().try_with_cpu(|cpu| {
+            if debug::ENABLED {
+                return None;
+            }
             // SAFETY: pinned to a CPU of the machine; its slot is used within.
-            cpu.filter(|_| !debug::ENABLED).and_then(|cpu| unsafe { self.inner.slot(cpu).pop() })
+            cpu.and_then(|cpu| unsafe { self.inner.slot(cpu).pop() })
         });
         let round = popped.map_or_else(|| self.take_checked(), Ok)?;
         let object = round.object;

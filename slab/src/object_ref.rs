@@ -15,7 +15,7 @@
 //!
 //! Held survives as Preserved does, and is freed as Live is: what is claimed loses neither. In a
 //! preserving cache Live survives, becomes Unclaimed in the successor, and is Live again once it is
-//! claimed.
+//! claimed. A claim can be undone, by the same states.
 //!
 //! The first object of a slab to be preserved preserves the slab and enters it in the cache directory, under
 //! the cache's lock; the ones after it only count themselves. A slab's count is above zero only
@@ -158,6 +158,18 @@ impl<'s, 'l, M: Machine> ObjectRef<'s, 'l, M> {
         let claimed = if preserving { ObjectState::Live } else { ObjectState::Held };
         // No look before: the line of the byte comes once, to be written.
         if self.exchange(unclaimed, claimed) { Ok(()) } else { Err(self.not_claimed(reuse_tag)) }
+    }
+
+    /// Undoes a claim, for the object's one owner: it is there to be claimed.
+    pub(crate) fn unclaim(&self) -> Result<(), Error> {
+        let state = self.state();
+        let preserving = self.inner.spec.preserving;
+        let claimed = if preserving { ObjectState::Live } else { ObjectState::Held };
+        // It survives as before, and is counted.
+        if state.is(claimed) && self.exchange(state, ObjectState::Unclaimed) {
+            return Ok(());
+        }
+        Err(self.refused(Action::Claim))
     }
 
     /// Returns why an object cannot be claimed with this reuse tag.

@@ -3,7 +3,7 @@
 use core::ptr::NonNull;
 
 use heirloom_folio::{FrameType, Machine};
-use heirloom_kho::narrow::{u32_to_usize, u64_to_usize};
+use heirloom_kho::narrow::{u32_to_u64, u32_to_usize, u64_to_usize};
 use heirloom_kho::{Parts, PhysAddr, Run};
 
 use crate::adopt_slab::survived;
@@ -72,6 +72,19 @@ impl<M: Machine> Slabs<M> {
         }
         let found = self.swept(ptr, || self.looking(|stays| self.object_parts(ptr, stays)))?;
         found.ok_or(Error::NotAnObject { ptr: ptr.addr().get() })
+    }
+
+    /// Returns address, bytes and reuse tag of the object in use that starts at a pointer, if a look or two finds it:
+    /// else [`Slabs::parts_of`] says what is there.
+    #[doc(hidden)]
+    #[inline]
+    pub fn parts_at_hand(&self, ptr: NonNull<u8>) -> Option<(PhysAddr, u64, u8)> {
+        self.looking(|stays| {
+            let object_ref = self.object_fast(ptr, stays)?;
+            let state = object_ref.state();
+            let bytes = u32_to_u64(object_ref.inner.geometry.size);
+            state.is_in_use().then(|| (object_ref.addr(), bytes, state.reuse_tag()))
+        })
     }
 
     /// Returns what a handle to the object that starts at a pointer says, if it is in use.

@@ -1,6 +1,6 @@
 //! What typed objects must promise to survive: plain bytes, and a fingerprint of their layout.
 
-use heirloom_kho::narrow::{u8_to_u32, u32_to_u64, usize_to_u64};
+use heirloom_kho::narrow::{u8_to_u32, u32_to_u64, u64_to_usize, usize_to_u64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// A type whose values can be left to a successor that is another build.
@@ -98,13 +98,45 @@ pub const fn size_of_field<T, F>(_of: fn(&T) -> &F) -> usize {
     size_of::<F>()
 }
 
+/// Returns a fingerprint as an entry of [`fingerprint_of`]; for [`persist!`](crate::persist!).
+#[doc(hidden)]
+pub const fn part_of(name: &'static str, fingerprint: u64) -> (&'static str, usize, usize) {
+    let (high, low) = (fingerprint >> 32, fingerprint & 0xffff_ffff);
+    (name, u64_to_usize(high), u64_to_usize(low))
+}
+
 /// Implements [`Persist`] for a struct, with a fingerprint of its name and the fields' names,
 /// offsets and sizes. Every field is to be listed; one that does not exist does not compile.
 ///
-/// See [`Persist`] for an example.
+/// Of a field that is a struct itself, what lies within it is seen only if its type is said, as one that is [`Persist`]: then its
+/// fingerprint is a part of this one. Without, two builds that lay it out differently, in as many bytes, have the same.
+///
+/// # Examples
+/// ```
+/// use heirloom_slab::{Persist, persist};
+/// use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+///
+/// #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+/// #[repr(C)]
+/// struct Span {
+///     start: u64,
+///     end: u64,
+/// }
+/// persist!(Span { start, end });
+///
+/// #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+/// #[repr(C)]
+/// struct Lease {
+///     owner: u64,
+///     of: Span,
+/// }
+/// persist!(Lease { owner, of: Span });
+///
+/// assert_ne!(Lease::FINGERPRINT, Span::FINGERPRINT);
+/// ```
 #[macro_export]
 macro_rules! persist {
-    ($type:ident { $($field:ident),* $(,)? }) => {
+    ($type:ident { $($field:ident $(: $part:ty)?),* $(,)? }) => {
         impl $crate::Persist for $type {
             const FINGERPRINT: u64 = {
                 // A field that is not listed does not compile.
@@ -114,11 +146,18 @@ macro_rules! persist {
                 }
                 $crate::fingerprint_of(&[
                     (stringify!($type), 0, ::core::mem::size_of::<$type>()),
-                    $((
-                        stringify!($field),
-                        ::core::mem::offset_of!($type, $field),
-                        $crate::size_of_field(|of: &$type| &of.$field),
-                    )),*
+                    $(
+                        (
+                            stringify!($field),
+                            ::core::mem::offset_of!($type, $field),
+                            $crate::size_of_field(|of: &$type| &of.$field),
+                        ),
+                        $($crate::part_of(stringify!($field), {
+                            // A field of another type does not compile.
+                            $crate::size_of_field::<$type, $part>(|of| &of.$field);
+                            <$part as $crate::Persist>::FINGERPRINT
+                        }),)?
+                    )*
                 ])
             };
         }
@@ -169,6 +208,40 @@ mod tests {
     #[test]
     fn layouts_of_one_name_and_size_are_told_apart() {
         assert_ne!(old::Pair::FINGERPRINT, new::Pair::FINGERPRINT);
+    }
+
+    /// One layout, with a part of another each time.
+    mod nested {
+        pub(super) mod of_old {
+            use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+            use super::super::old::Pair;
+
+            #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+            #[repr(C)]
+            pub(in super::super) struct Whole {
+                part: Pair,
+            }
+            crate::persist!(Whole { part: Pair });
+        }
+
+        pub(super) mod of_new {
+            use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+            use super::super::new::Pair;
+
+            #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+            #[repr(C)]
+            pub(in super::super) struct Whole {
+                part: Pair,
+            }
+            crate::persist!(Whole { part: Pair });
+        }
+    }
+
+    #[test]
+    fn what_lies_within_a_field_counts_where_its_type_is_said() {
+        assert_ne!(nested::of_old::Whole::FINGERPRINT, nested::of_new::Whole::FINGERPRINT);
     }
 
     #[test]

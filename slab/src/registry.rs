@@ -172,8 +172,10 @@ impl<M: Machine> CacheRegistry<M> {
             return Ok(entry);
         }
         let (page, index) = number.place();
-        let page = self.pages.get(page).filter(|_| number.0 < NUMBERS);
-        let page = page.ok_or(Error::TooManyCaches { limit: LIMIT })?;
+        let page = match self.pages.get(page) {
+            Some(page) if number.0 < NUMBERS => page,
+            _ => return Err(Error::TooManyCaches { limit: LIMIT }),
+        };
         // Acquire pairs with the Release below.
         let mut entries = page.load(Acquire);
         if entries.is_null() {

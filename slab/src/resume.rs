@@ -136,8 +136,10 @@ impl<M: Machine> Slabs<M> {
     #[cold]
     #[inline(never)]
     pub(crate) fn sweep_around(&self, ptr: NonNull<u8>) -> Result<bool, Error> {
-        let addr = self.memory().machine().phys(ptr).filter(|_| self.predecessor.any_resumed());
-        let Some(addr) = addr else { return Ok(false) };
+        let Some(addr) = self.memory().machine().phys(ptr) else { return Ok(false) };
+        if !self.predecessor.any_resumed() {
+            return Ok(false);
+        }
         if !self.memory().machine().may_wait() {
             return Err(Error::WouldWait);
         }
@@ -259,9 +261,10 @@ impl<M: Machine> Cache<'_, M> {
             let named = view.named(&record).find(|named| named.slab == slab)?;
             Some((record, named))
         });
-        let Some((record, named)) = named.filter(|_| self.inner.takeover.resumes()) else {
+        let Some((record, named)) = named else { return Ok(false) };
+        if !self.inner.takeover.resumes() {
             return Ok(false);
-        };
+        }
         let block = Block::containing(slab.pfn(), record.order());
         // SAFETY: it has no owner, and only in turn would it get one.
         let left = unsafe { Here::new(memory) };

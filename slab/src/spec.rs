@@ -1,5 +1,6 @@
 //! What a cache is to be like.
 
+use core::ffi::c_void;
 use core::ptr::NonNull;
 
 use heirloom_kho::Order;
@@ -21,6 +22,31 @@ pub(crate) fn is_reserved(name: &Name) -> bool {
 /// Puts the first bytes of an object into place. Run once for each place in a slab, when the slab
 /// is built or adopted; see [`CacheSpec::constructor`].
 pub type Constructor = fn(NonNull<u8>);
+
+/// Does what a [`Constructor`] does, as a function in C; see [`CacheSpec::c_constructor`]. (One in C++ must not throw: a kernel has
+/// nothing that unwinds.)
+pub type CConstructor = unsafe extern "C" fn(object: *mut c_void);
+
+/// A constructor, with how it is called.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Construct {
+    Rust(Constructor),
+    C(CConstructor),
+}
+
+impl Construct {
+    /// Puts the first bytes of an object into place.
+    ///
+    /// # Safety
+    /// `object` leads to a place of a cache that has this constructor, which no other caller uses.
+    pub(crate) unsafe fn run(self, object: NonNull<u8>) {
+        match self {
+            Self::Rust(construct) => construct(object),
+            // SAFETY: what `CacheSpec::c_constructor` was promised: it may be called for such a place.
+            Self::C(construct) => unsafe { construct(object.as_ptr().cast()) },
+        }
+    }
+}
 
 /// What a cache is to be like: its name, its objects' size and alignment, and what is special.
 ///
@@ -45,7 +71,7 @@ pub struct CacheSpec {
     /// not: no cache that a caller asks for.
     pub(crate) kept: bool,
     fingerprint: Option<u64>,
-    pub(crate) constructor: Option<Constructor>,
+    pub(crate) constructor: Option<Construct>,
 }
 
 impl CacheSpec {
@@ -110,7 +136,17 @@ impl CacheSpec {
     /// of use until the next kernel; objects are not affected.
     #[must_use]
     pub const fn constructor(self, constructor: Constructor) -> Self {
-        Self { constructor: Some(constructor), ..self }
+        Self { constructor: Some(Construct::Rust(constructor)), ..self }
+    }
+
+    /// Returns the spec with a constructor that is a function in C: as [`CacheSpec::constructor`].
+    ///
+    /// # Safety
+    /// `constructor` may be called with a pointer to as many bytes as an object has, aligned as one, that are its
+    /// to write meanwhile: at any time, on several threads or CPUs at once, from wherever a call of the cache is made.
+    #[must_use]
+    pub const unsafe fn c_constructor(self, constructor: CConstructor) -> Self {
+        Self { constructor: Some(Construct::C(constructor)), ..self }
     }
 
     /// Returns the spec with slabs like those of a cache that a predecessor left: with red zones

@@ -337,6 +337,25 @@ impl<'s, T: Persist, M: Machine> Object<'s, T, M> {
         }
     }
 
+    /// Undoes a claim: the object is the predecessor's again, there to be claimed with the same handle or to be told by
+    /// [`Slabs::finish_inherited`].
+    ///
+    /// # Errors
+    /// [`Error::WrongState`]: in a cache that is not preserving, one that this kernel allocated. The value comes back.
+    #[doc(hidden)]
+    pub fn unclaim(self) -> Result<(), Refused<Self, Error>> {
+        let slabs = self.cache.cache.slabs;
+        let put_back =
+            slabs.looking(|stays| self.cache.cache.object_ref(self.ptr.cast(), stays)?.unclaim());
+        match put_back {
+            Ok(()) => {
+                let _ = ManuallyDrop::new(self);
+                Ok(())
+            }
+            Err(error) => Err(Refused { error, value: self }),
+        }
+    }
+
     /// Lets go of the object without freeing it: its address. In a preserving cache it stays
     /// preserved.
     pub fn leak(self) -> PhysAddr {

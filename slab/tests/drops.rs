@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use common::{slabs, successor};
-use heirloom_folio::{DirectMap, FrameType};
+use heirloom_folio::{DirectMap, Disposition, FrameType};
 use heirloom_kho::Block;
 use heirloom_slab::{Action, AllocOptions, CacheSpec, Error, ObjectState, Owner, persist};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -166,6 +166,41 @@ fn a_panic_between_claims_loses_nothing() {
     values.sort_unstable();
     values.dedup();
     assert_eq!(values.len(), 9);
+}
+
+#[test]
+fn a_claim_that_is_undone_is_there_for_the_next_in_this_kernel_and_the_one_behind() {
+    for preserving in [true, false] {
+        let old = slabs(1024);
+        let things = old.typed::<Thing>("thing", preserving).unwrap();
+        let left = [1, 2].map(|n| {
+            let thing = things.insert(Thing { words: [n; 8] }).unwrap();
+            let parts = thing.handle_parts();
+            if preserving {
+                thing.leak();
+            } else {
+                thing.preserve().unwrap().into_raw();
+            }
+            parts
+        });
+        let new = successor(old, 1024).unwrap();
+        let (things, _) = new.adopt_typed::<Thing>("thing", preserving).unwrap();
+        for (addr, tag) in left {
+            things.claim(addr, tag).unwrap().unclaim().unwrap();
+        }
+        assert_eq!((things.cache().unclaimed().count(), things.cache().stats().live), (2, 0));
+        let (addr, tag) = left[0];
+        let thing = things.claim(addr, tag).unwrap();
+        assert_eq!(thing.words, [1; 8]);
+        assert!(matches!(things.claim(addr, tag), Err(Error::WrongState { .. })));
+        thing.unclaim().unwrap();
+
+        let new = successor(new, 1024).unwrap();
+        let (things, _) = new.adopt_typed::<Thing>("thing", preserving).unwrap();
+        drop(things.claim(left[1].0, left[1].1).unwrap());
+        new.finish_inherited(|_| Disposition::Free).unwrap();
+        assert_eq!((things.cache().unclaimed().count(), things.cache().stats().live), (0, 0));
+    }
 }
 
 #[test]

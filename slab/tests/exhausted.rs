@@ -2,7 +2,7 @@
 
 mod common;
 
-use core::alloc::Layout;
+use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
 
 use common::{addr, fill, filled, ptr, slabs, successor};
@@ -171,6 +171,36 @@ fn moving_a_buffer() {
                 assert_eq!(used(&slabs), before);
                 assert!(slabs.size_of(buffer).unwrap() < to);
             }
+        }
+    }
+}
+
+#[test]
+fn shrinking_a_buffer() {
+    for preserving in [false, true] {
+        let opts = AllocOptions { preserving, zeroed: false };
+        // To a class, from pages and from another one; to fewer pages; to a class of a large slab.
+        let sizes =
+            [(3 * PAGE_SIZE, 100), (1000, 100), (3 * PAGE_SIZE, 2 * PAGE_SIZE), (PAGE_SIZE, 1)];
+        for (from, to) in sizes {
+            let slabs = slabs(FRAMES);
+            let buffer = slabs.alloc(layout(from), opts).unwrap();
+            // SAFETY: ours.
+            unsafe { fill(buffer, from, 7) };
+            let hogged = hog(&slabs, 0);
+            // SAFETY: ours; a buffer that moved is not used again.
+            let now = unsafe { slabs.realloc(buffer, layout(to)) }.unwrap();
+            // SAFETY: ours.
+            assert!(unsafe { filled(now, to, 7) });
+            assert!(slabs.size_of(now).unwrap() >= to);
+            // By its layout, as the standard library's collections free.
+            // SAFETY: ours, and not used again.
+            unsafe { GlobalAlloc::dealloc(&slabs.heap(preserving), now.as_ptr(), layout(to)) };
+            assert_eq!((slabs.refused_frees(), slabs.size_of(now)), (0, None), "{from} to {to}");
+            release(&slabs, hogged);
+            slabs.shrink();
+            slabs.memory().drain();
+            assert_eq!(used(&slabs).iter().sum::<u64>(), 0, "{from} to {to}");
         }
     }
 }

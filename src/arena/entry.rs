@@ -16,7 +16,6 @@
 //! whatever instant the writer ends at, and a half-written one is told by its checksum.
 
 use std::os::fd::BorrowedFd;
-use std::sync::{Mutex, PoisonError};
 
 use heirloom_kho::{PAGE_SIZE, PhysAddr};
 use heirloom_restore::Entry;
@@ -25,7 +24,7 @@ use zerocopy::byteorder::little_endian::U64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::error::{MapFault, os};
-use super::{ArenaError, map};
+use super::{ArenaError, forks, map};
 
 /// Where the slots are in the file.
 pub(super) const SLOTS: [u64; 2] = [3968, 4032];
@@ -86,9 +85,6 @@ impl Slot {
     }
 }
 
-/// Writers of one process take turns: two at once could choose the same slot.
-static TURN: Mutex<()> = Mutex::new(());
-
 fn slots(fd: BorrowedFd<'_>) -> Result<[Slot; 2], ArenaError> {
     let mut slots = [Slot::default(); 2];
     for (slot, at) in slots.iter_mut().zip(SLOTS) {
@@ -109,35 +105,32 @@ fn latest(slots: &[Slot; 2]) -> Option<usize> {
 }
 
 /// Writes `entry` beside the one that is there.
+///
+/// Writers of one process take turns: two at once could choose the same slot.
 pub(super) fn write(fd: BorrowedFd<'_>, entry: Entry) -> Result<(), ArenaError> {
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let slots = slots(fd)?;
-    let latest = latest(&slots);
-    let number = latest.map_or(0, |i| slots[i].number.get());
-    let at = SLOTS[latest.map_or(0, |i| 1 - i)];
-    // A number that cannot be exceeded was never counted up to: the file was forged.
-    let number = number.checked_add(1).ok_or(ArenaError::Entry { expected: 0, found: number })?;
-    let slot = Slot::new(number, entry);
-    let written = rustix::io::pwrite(fd, slot.as_bytes(), at).map_err(os("pwrite"))?;
-    if written as u64 != BYTES {
-        return Err(ArenaError::BadMap(MapFault::TooShort {
-            found: at + written as u64,
-            needed: at + BYTES,
-        }));
-    }
-    Ok(())
+    forks::undivided(|_| {
+        let slots = slots(fd)?;
+        let latest = latest(&slots);
+        let number = latest.map_or(0, |i| slots[i].number.get());
+        let at = SLOTS[latest.map_or(0, |i| 1 - i)];
+        // A number that cannot be exceeded was never counted up to: the file was forged.
+        let next = number.checked_add(1);
+        let next = next.ok_or(ArenaError::Entry { expected: 0, found: number })?;
+        super::write_all(fd, Slot::new(next, entry).as_bytes(), at)
+    })
 }
 
 /// Takes all entries out: as if none was ever written.
 pub(super) fn erase(fd: BorrowedFd<'_>) -> Result<(), ArenaError> {
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let slots = slots(fd)?;
-    // The latest last: until it goes, it is the one that is found.
-    let last = latest(&slots).unwrap_or_default();
-    for at in [SLOTS[1 - last], SLOTS[last]] {
-        super::write_all(fd, Slot::default().as_bytes(), at)?;
-    }
-    Ok(())
+    forks::undivided(|_| {
+        let slots = slots(fd)?;
+        // The latest last: until it goes, it is the one that is found.
+        let last = latest(&slots).unwrap_or_default();
+        for at in [SLOTS[1 - last], SLOTS[last]] {
+            super::write_all(fd, Slot::default().as_bytes(), at)?;
+        }
+        Ok(())
+    })
 }
 
 /// Returns the latest entry; `None` where none was ever written.

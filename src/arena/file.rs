@@ -1,8 +1,10 @@
 //! The file that an arena is: how a memfd is created, written and told from other files.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FileType, MemfdFlags, SealFlags};
+use rustix::io::Errno;
+use rustix::process::Resource;
 
 use super::error::{MapFault, os};
 use super::range::ArenaRange;
@@ -12,14 +14,34 @@ use heirloom_kho::PageSize;
 /// The most bytes of an arena's name: what Linux leaves of a file's name for a memfd's.
 pub const MAX_NAME: usize = 249;
 
-/// Writes all of `bytes` at `at`.
+/// Refuses to make a file of `end` bytes, or to write up to there, where this process may not (`RLIMIT_FSIZE`): Linux would
+/// end the process (`SIGXFSZ`).
+pub(super) fn check_limit(call: &'static str, end: u64) -> Result<(), ArenaError> {
+    match rustix::process::getrlimit(Resource::Fsize).current {
+        Some(limit) if end > limit => Err(os(call)(Errno::FBIG)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes an empty memfd so long.
+pub(super) fn set_size(fd: BorrowedFd<'_>, bytes: u64) -> Result<(), ArenaError> {
+    check_limit("ftruncate", bytes)?;
+    rustix::fs::ftruncate(fd, bytes).map_err(os("ftruncate"))
+}
+
+/// Writes all of `bytes` at `at`, which are in the file.
 pub(super) fn write_all(
     fd: BorrowedFd<'_>,
     mut bytes: &[u8],
     mut at: u64,
 ) -> Result<(), ArenaError> {
+    check_limit("pwrite", at.saturating_add(bytes.len() as u64))?;
     while !bytes.is_empty() {
         let written = rustix::io::pwrite(fd, bytes, at).map_err(os("pwrite"))?;
+        if written == 0 {
+            let needed = at + bytes.len() as u64;
+            return Err(ArenaError::BadMap(MapFault::TooShort { found: at, needed }));
+        }
         bytes = bytes.get(written..).unwrap_or_default();
         at += written as u64;
     }
@@ -40,10 +62,19 @@ pub(super) fn create_memfd(name: &str) -> Result<OwnedFd, ArenaError> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // The memory shall not be executable. Kernels before Linux 6.3 do not know the flag.
     match rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
-        Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create(name, flags),
+        Err(Errno::INVAL) => rustix::fs::memfd_create(name, flags),
         other => other,
     }
     .map_err(os("memfd_create"))
+}
+
+/// Returns the descriptor, or another of the same file, that is none of the standard three: those are written to, and replaced
+/// by others, in a process that was started without them too.
+pub(super) fn above_standard(fd: OwnedFd) -> Result<OwnedFd, ArenaError> {
+    if fd.as_raw_fd() > 2 {
+        return Ok(fd);
+    }
+    rustix::io::fcntl_dupfd_cloexec(&fd, 3).map_err(os("fcntl(F_DUPFD_CLOEXEC)"))
 }
 
 /// Returns the page size and the ranges that the first page of a file of `bytes` bytes describes.
@@ -72,7 +103,7 @@ pub(crate) fn sealed_bytes(fd: BorrowedFd<'_>) -> Result<u64, ArenaError> {
         Ok(seals) if seals.contains(SealFlags::SHRINK) => {}
         Ok(_) => return Err(ArenaError::NotSealed),
         // How Linux says that the file is of a kind that has no seals.
-        Err(rustix::io::Errno::INVAL) => return Err(ArenaError::NotMemfd),
+        Err(Errno::INVAL) => return Err(ArenaError::NotMemfd),
         Err(errno) => return Err(os("fcntl(F_GET_SEALS)")(errno)),
     }
     u64::try_from(stat.st_size).map_err(|_| ArenaError::NotMemfd)

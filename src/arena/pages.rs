@@ -140,10 +140,10 @@ impl Arena {
     ///
     /// Starts a process, `heirloom-unmap`, that has this one's whole address space, does nothing, and ends when this one
     /// has: the pages are forgotten then, at a low priority, beside the successor. It holds no arena, and is no child
-    /// of this process's. Tools that add up what processes have mapped count it twice. A forked child that executes
-    /// nothing keeps it there as long as the child has its descriptors. What waits for it once it has ended is the process
-    /// that orphans are left to: in a container without one (an `init`), an entry of the process table stays for each.
-    /// Once in each process is enough; again does nothing.
+    /// of this process's. Tools that add up what processes have mapped count it twice. A child that was forked without the C
+    /// library and executes nothing keeps it there as long as the child has its descriptors. What waits for it once it has ended
+    /// is the process that orphans are left to (an `init`, `heirloom hold`): in a container without one, an entry of the process
+    /// table stays for each. Once in each process is enough, a forked child too; again does nothing.
     ///
     /// # Errors
     /// [`ArenaError::Os`]: no more processes or descriptors, a container that forbids it, or Linux before 5.9

@@ -22,26 +22,27 @@
 //! names the owner.
 //!
 //! Nothing here may allocate while [`LIST`] is locked, nor keep its records in the heap: the heap
-//! may be an arena's.
+//! may be an arena's. A `fork` locks it behind the gate ([`forks`]), and nothing else has both.
 
 mod ownership;
 
 use core::ffi::c_void;
 use core::ptr::NonNull;
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::Ordering::Relaxed;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::sync::OnceLock;
 use std::time::Duration;
 
-use heirloom_folio::threads::YieldingSpinlock;
+use heirloom_folio::threads::YieldingMutex;
 use lock_api::RawMutex as _;
 pub(super) use ownership::pid;
-use ownership::{Key, lock, owner, unlock};
+use ownership::{Key, lock, lock_again, owner, unlock};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use super::ArenaError;
 use super::error::os;
 use super::map::MAX_RANGES;
-use super::turn;
+use super::{forks, turn};
 
 /// Stands for a descriptor that there is none of.
 const NONE: RawFd = -1;
@@ -70,7 +71,8 @@ struct Record {
     /// The descriptor whose lock makes this process the owner, or [`NONE`]. Records of one file
     /// share it, and the last one closes it.
     lock: RawFd,
-    /// The process was the owner, has passed that on, and noted whose [turn] it was.
+    /// The process was the owner, has passed that on, and noted whose [turn] it was: `lock` is open, to be locked again, and
+    /// not locked.
     lent: Option<u64>,
     count: usize,
     pieces: [Piece; MAX_RANGES],
@@ -81,7 +83,9 @@ struct Head(*mut Record);
 // SAFETY: the records belong to the process, not to a thread; the lock orders their users.
 unsafe impl Send for Head {}
 
-static LIST: lock_api::Mutex<YieldingSpinlock, Head> =
+/// (Not one of the locks that threads count. A fork holds it while the handlers of other libraries run, which may allocate:
+/// an allocator whose thread holds a counted lock refuses what it would have to wait for.)
+static LIST: lock_api::Mutex<YieldingMutex, Head> =
     lock_api::Mutex::new(Head(core::ptr::null_mut()));
 
 impl Head {
@@ -98,8 +102,13 @@ impl Head {
 
     /// Returns the lock by which this process owns the file already.
     fn lock_on(&mut self, key: Key, pid: i32) -> Option<RawFd> {
-        let mut own = self.records().filter(|r| r.key == key && r.pid == pid && r.lock != NONE);
-        own.next().map(|record| record.lock)
+        let mut own = self.records().filter(|r| r.key == key && r.pid == pid && r.lent.is_none());
+        own.find(|record| record.lock != NONE).map(|record| record.lock)
+    }
+
+    /// Returns the records of a file whose lock this process has lent.
+    fn lent(&mut self, key: Key, pid: i32) -> impl Iterator<Item = &mut Record> {
+        self.records().filter(move |r| r.key == key && r.pid == pid && r.lent.is_some())
     }
 }
 
@@ -232,15 +241,19 @@ impl Drop for Part {
     fn drop(&mut self) {
         let mut list = LIST.lock();
         let record = self.record(&mut list);
-        let (next, key, lock, pid) = (record.next, record.key, record.lock, record.pid);
+        let (next, lock, pid, lent) = (record.next, record.lock, record.pid, record.lent);
         let this = self.0.as_ptr();
         if list.0 == this {
             list.0 = next;
         } else if let Some(before) = list.records().find(|record| record.next == this) {
             before.next = next;
         }
-        if lock != NONE && list.lock_on(key, pid).is_none() {
-            unlock(lock, pid);
+        if lock != NONE && !list.records().any(|record| record.lock == lock) {
+            // What is lent is another's to unlock.
+            if lent.is_none() {
+                unlock(lock, pid);
+            }
+            close(lock);
         }
         drop(list);
         // SAFETY: mapped in `new`, and out of the list, so nothing leads to it. It can fail only
@@ -270,8 +283,9 @@ pub(crate) fn lend(file: BorrowedFd<'_>) -> Result<(), ArenaError> {
     let Some(lock) = list.lock_on(key, pid) else { return Ok(()) };
     let turn = turn::read(file)?;
     for record in list.records().filter(|record| record.lock == lock) {
-        (record.lock, record.lent) = (NONE, Some(turn));
+        record.lent = Some(turn);
     }
+    // It stays open: to take it back must take nothing that the system may be out of by then.
     unlock(lock, pid);
     Ok(())
 }
@@ -284,54 +298,81 @@ pub(crate) fn lend(file: BorrowedFd<'_>) -> Result<(), ArenaError> {
 pub(crate) fn take_back(file: BorrowedFd<'_>) -> Result<(), ArenaError> {
     let (key, pid) = (Key::of(file)?, pid());
     let mut list = LIST.lock();
-    let is_lent = |record: &Record| record.key == key && record.pid == pid && record.lent.is_some();
-    if !list.records().any(|record| is_lent(record)) {
-        return Ok(());
-    }
-    let Some(lock) = lock(file.as_raw_fd())? else {
+    let Some(lock) = list.lent(key, pid).map(|record| record.lock).next() else { return Ok(()) };
+    // (Records of one that was lent before, and opened anew since, noted an earlier turn.)
+    let is_own = |list: &mut Head| {
+        turn::read(file).map(|turn| list.lent(key, pid).any(|r| r.lent == Some(turn)))
+    };
+    // Before it is locked: without a `/proc` the lock is one with that of each process that was passed the descriptor, and
+    // to unlock it again would end the lock of the one whose turn it is.
+    if !is_own(&mut list)? || !lock_again(lock)? {
         drop(list);
         return Err(ArenaError::InUse { pid: owner(key) });
-    };
-    // (Records of one that was lent before, and opened anew since, noted an earlier turn.)
-    let turn = Some(turn::read(file)?);
-    if !list.records().any(|record| is_lent(record) && record.lent == turn) {
-        return Err(ArenaError::InUse { pid: None });
     }
-    let lock = lock.into_raw_fd();
-    for record in list.records().filter(|record| is_lent(record)) {
-        (record.lock, record.lent) = (lock, None);
+    let is_own = is_own(&mut list);
+    if is_own != Ok(true) {
+        unlock(lock, pid);
+        return is_own.and(Err(ArenaError::InUse { pid: None }));
     }
+    // One lock for all of them.
+    loop {
+        let other = list.lent(key, pid).map(|record| record.lock).find(|other| *other != lock);
+        let Some(other) = other else { break };
+        list.lent(key, pid).filter(|r| r.lock == other).for_each(|record| record.lock = lock);
+        close(other);
+    }
+    list.lent(key, pid).for_each(|record| record.lent = None);
     Ok(())
+}
+
+/// Closes the descriptor of a lock, which no record has any more.
+fn close(lock: RawFd) {
+    // SAFETY: from `lock` in `own`, and in no record (callers), so nothing else owns it.
+    drop(unsafe { OwnedFd::from_raw_fd(lock) });
 }
 
 /// Has the C library call the three functions below around each `fork`.
 fn watch_forks() -> Result<(), ArenaError> {
-    static RESULT: OnceLock<i32> = OnceLock::new();
-    let result = *RESULT.get_or_init(|| {
-        // SAFETY: the functions live as long as the program, and do what may be done there: they
-        // wait for a lock under which there are system calls alone, and make such calls.
-        unsafe { libc::pthread_atfork(Some(before_fork), Some(parent_forked), Some(child_forked)) }
-    });
-    if result == 0 {
+    static WATCHED: AtomicBool = AtomicBool::new(false);
+    // Nothing waits here for another thread, which may be missing in a forked child: two may register the functions, which then
+    // are called twice (`forks::shut`). Relaxed: the flag saves a call, and nothing else rests on it.
+    if WATCHED.load(Relaxed) {
         return Ok(());
     }
-    Err(ArenaError::Os { call: "pthread_atfork", errno: result })
+    // SAFETY: the functions live as long as the program, and do what may be done there: they
+    // wait for locks under which there are system calls alone, and make such calls.
+    let result =
+        unsafe { libc::pthread_atfork(Some(before_fork), Some(parent_forked), Some(child_forked)) };
+    if result != 0 {
+        return Err(ArenaError::Os { call: "pthread_atfork", errno: result });
+    }
+    WATCHED.store(true, Relaxed);
+    Ok(())
 }
 
 /// Sees to it that no record is half written, and no mapping without its advice, while the process
-/// is copied.
+/// is copied, and that nothing is half done that a child would need whole.
 extern "C" fn before_fork() {
-    // SAFETY: unlocked by `parent_forked`, on this thread.
-    unsafe { LIST.raw() }.lock();
+    if forks::shut() {
+        // SAFETY: unlocked by `parent_forked` or `child_forked`, on this thread or its copy.
+        unsafe { LIST.raw() }.lock();
+    }
 }
 
 extern "C" fn parent_forked() {
-    // SAFETY: locked by `before_fork`, on this thread.
-    unsafe { LIST.raw().unlock() };
+    if forks::is_last() {
+        // SAFETY: locked by `before_fork`, on this thread.
+        unsafe { LIST.raw().unlock() };
+        // SAFETY: shut by `before_fork`, on this thread.
+        unsafe { forks::open(false) };
+    }
 }
 
 /// Runs in the child, of which the only thread is a copy of the one that locked the list.
 extern "C" fn child_forked() {
+    if !forks::is_last() {
+        return;
+    }
     // SAFETY: locked by `before_fork`, of whose thread this is the copy.
     let list = unsafe { &mut *LIST.data_ptr() };
     let pid = pid();
@@ -366,12 +407,15 @@ extern "C" fn child_forked() {
         let lock = list.records().map(|record| record.lock).find(|lock| *lock != NONE);
         let Some(lock) = lock else { break };
         for record in list.records().filter(|record| record.lock == lock) {
-            record.lock = NONE;
+            (record.lock, record.lent) = (NONE, None);
         }
-        // SAFETY: from `lock`, and no record has it any more. The lock itself stays the parent's.
-        drop(unsafe { OwnedFd::from_raw_fd(lock) });
+        // The lock itself stays the parent's.
+        close(lock);
     }
-    parent_forked();
+    // SAFETY: locked by `before_fork`, of whose thread this is the copy.
+    unsafe { LIST.raw().unlock() };
+    // SAFETY: shut by `before_fork`, of whose thread this is the copy.
+    unsafe { forks::open(true) };
 }
 
 #[cfg(test)]

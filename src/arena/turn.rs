@@ -14,6 +14,7 @@
 use std::os::fd::BorrowedFd;
 
 use super::error::{MapFault, os};
+use super::file::write_all;
 use super::{ArenaError, entry, map};
 
 const AT: u64 = 3960;
@@ -33,7 +34,7 @@ pub(super) fn read(fd: BorrowedFd<'_>) -> Result<u64, ArenaError> {
 pub(super) fn count(fd: BorrowedFd<'_>) -> Result<(), ArenaError> {
     // (It is compared, and never relied on otherwise: a forged one may wrap.)
     let next = read(fd)?.wrapping_add(1);
-    whole(rustix::io::pwrite(fd, &next.to_le_bytes(), AT).map_err(os("pwrite"))?)
+    write_all(fd, &next.to_le_bytes(), AT)
 }
 
 /// Refuses a file that has no room for the number: no arena.

@@ -16,15 +16,14 @@
 use core::ffi::{c_int, c_void};
 use core::ptr::without_provenance_mut;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::sync::{Mutex, PoisonError};
 
 use rustix::io::retry_on_intr;
 use rustix::mm::{MapFlags, ProtFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::ArenaError;
 use super::error::os;
 use super::process::pid;
+use super::{ArenaError, forks};
 
 /// Bytes of the stack of each of the two that are started.
 const STACK: usize = 32 << 10;
@@ -32,20 +31,20 @@ const STACK: usize = 32 << 10;
 /// Its name, in `ps` say.
 const NAME: &core::ffi::CStr = c"heirloom-unmap";
 
-/// The end of the pipe that closes with this process, and the number of the process that started an unmapper.
-static STARTED: Mutex<Option<(i32, OwnedFd)>> = Mutex::new(None);
-
 /// Starts the unmapper of this process, if it has none.
 pub(super) fn start() -> Result<(), ArenaError> {
-    let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
-    let pid = pid();
-    // (A forked child has a copy of its parent's.)
-    if started.as_ref().is_none_or(|(of, _)| *of != pid) {
-        // Closes what a parent's unmapper waits for.
-        *started = None;
-        *started = Some((pid, start_one()?));
-    }
-    Ok(())
+    // What closes with this process is the end of a pipe. A child that is forked meanwhile would keep what the start waits for
+    // the end of, and later what the unmapper does.
+    forks::undivided(|end| {
+        let pid = pid();
+        // (A child that the C library did not make has a copy of its parent's.)
+        if end.as_ref().is_none_or(|(of, _)| *of != pid) {
+            // Closes what a parent's unmapper waits for.
+            *end = None;
+            *end = Some((pid, start_one()?));
+        }
+        Ok(())
+    })
 }
 
 /// What the starter is told.
@@ -54,7 +53,7 @@ struct Told {
     awaited: RawFd,
 }
 
-/// Starts an unmapper. Returns what it waits for the end of.
+/// Starts an unmapper, of a thread that takes no signals. Returns what the unmapper waits for the end of.
 fn start_one() -> Result<OwnedFd, ArenaError> {
     // SAFETY: closes none, as no descriptor has this number: it says whether the system has the call.
     if unsafe { libc::syscall(libc::SYS_close_range, libc::c_uint::MAX, libc::c_uint::MAX, 0) } != 0
@@ -73,11 +72,10 @@ fn start_one() -> Result<OwnedFd, ArenaError> {
     let [stack, other] = unsafe { [stacks.add(STACK), stacks.add(2 * STACK)] };
     let told = Told { stack: other.cast(), awaited: awaited.as_raw_fd() };
     let flags = libc::CLONE_VM | libc::CLONE_VFORK;
-    let starter = without_signals(|| {
-        // SAFETY: it has a stack of its own, and this thread waits until it has ended (`CLONE_VFORK`): so what it is told
-        // lives as long. It calls nothing that needs to know which thread it is.
-        unsafe { libc::clone(starts, stack.cast(), flags, (&raw const told).cast_mut().cast()) }
-    });
+    // SAFETY: it has a stack of its own, and this thread waits until it has ended (`CLONE_VFORK`): so what it is told
+    // lives as long. It calls nothing that needs to know which thread it is. (It takes no signals, as this thread takes none.)
+    let starter =
+        unsafe { libc::clone(starts, stack.cast(), flags, (&raw const told).cast_mut().cast()) };
     let refused = if starter < 0 {
         Some(last("clone"))
     } else {
@@ -136,19 +134,6 @@ extern "C" fn unmaps(awaited: *mut c_void) -> c_int {
         libc::syscall(libc::SYS_read, 0, &raw mut byte, 1);
     }
     0
-}
-
-/// Calls `f` while this thread takes no signals, nor does what it starts.
-fn without_signals<R>(f: impl FnOnce() -> R) -> R {
-    // SAFETY: all zeroes are a set of signals, and the calls write to these alone.
-    unsafe {
-        let (mut all, mut before) = core::mem::zeroed::<(libc::sigset_t, libc::sigset_t)>();
-        libc::sigfillset(&raw mut all);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
-        let result = f();
-        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, core::ptr::null_mut());
-        result
-    }
 }
 
 fn last(call: &'static str) -> ArenaError {

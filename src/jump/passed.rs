@@ -47,13 +47,13 @@ impl Passed {
     /// Returns what the predecessor passed on beside `memory`: descriptors that are open, no two the same.
     pub(super) fn from_env(memory: RawFd) -> Result<Self, JumpError> {
         let Some(text) = std::env::var_os(PASSED) else { return Ok(Self::default()) };
-        let passed = Self::parse(text.to_str().ok_or(JumpError::NotText)?, memory)?;
-        for &(_, fd) in &passed.0 {
+        let mut passed = Self::parse(text.to_str().ok_or(JumpError::NotText)?, memory)?;
+        // What came between, a wrapper say, may have closed one: the memory and the others are there all the same.
+        passed.0.retain(|&(_, fd)| {
             // SAFETY: the number is not -1 (`parse`), and nothing closes it (contract of the caller's
             // caller). If it is not open, the call says so.
-            let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-            rustix::io::fcntl_getfd(borrowed).map_err(|_| JumpError::NotOpen { fd })?;
-        }
+            rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(fd) }).is_ok()
+        });
         Ok(passed)
     }
 
@@ -69,7 +69,10 @@ impl Passed {
             let (name, fd) = word.split_once('=').ok_or(malformed)?;
             // The standard three are never passed so.
             let fd = number(fd, 10).and_then(|fd| RawFd::try_from(fd).ok()).filter(|&fd| fd > 2);
-            passed.push((name.to_owned(), fd.filter(|_| is_name(name)).ok_or(malformed)?));
+            if !is_name(name) {
+                return Err(malformed);
+            }
+            passed.push((name.to_owned(), fd.ok_or(malformed)?));
         }
         // One number twice would be closed twice.
         let mut numbers: Vec<_> = passed.iter().map(|(_, fd)| *fd).chain([memory]).collect();

@@ -12,7 +12,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::jump::LISTEN;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -25,6 +25,9 @@ use rustix::net::{
 
 /// The first of the numbers that passed descriptors have.
 const FIRST: RawFd = 3;
+
+/// The most of them that are looked for: as many descriptors as Linux gives a process (`fs.nr_open`, by default).
+const MOST: usize = 1 << 20;
 
 /// Seconds that a manager has to take what it is sent.
 const PATIENCE: u64 = 5;
@@ -47,6 +50,23 @@ pub(super) fn drop_kept(name: &str) -> io::Result<bool> {
     notify(format!("FDSTOREREMOVE=1\nFDNAME={name}\n").as_bytes(), None)
 }
 
+/// Until when a manager is waited for, however many signals come meanwhile.
+#[derive(Clone, Copy)]
+struct Until(Instant);
+
+impl Until {
+    /// Returns how long that is from now on, which is not nothing.
+    fn left(self) -> io::Result<Duration> {
+        match self.0.saturating_duration_since(Instant::now()) {
+            Duration::ZERO => {
+                let text = format!("the service manager took no message within {PATIENCE} s");
+                Err(io::Error::new(io::ErrorKind::TimedOut, text))
+            }
+            left => Ok(left),
+        }
+    }
+}
+
 /// Sends a message to the service manager, if there is one, and waits until it was read.
 fn notify(text: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<bool> {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()) else {
@@ -58,23 +78,18 @@ fn notify(text: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<bool> {
         None => SocketAddrUnix::new(path)?,
     };
     let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
-    // Where its queue is full, too.
-    let patience = Some(Duration::from_secs(PATIENCE));
-    set_socket_timeout(&socket, Timeout::Send, patience)?;
-    send(socket.as_fd(), &addr, text, fd)?;
+    let until = Until(Instant::now() + Duration::from_secs(PATIENCE));
+    send(socket.as_fd(), &addr, text, fd, until)?;
     // The manager takes messages in order, and tells by closing this that it has taken all before: a
     // process that ends at once can be one that it knows no longer.
     let (taken, barrier) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    send(socket.as_fd(), &addr, b"BARRIER=1", Some(barrier.as_fd()))?;
+    send(socket.as_fd(), &addr, b"BARRIER=1", Some(barrier.as_fd()), until)?;
     drop(barrier);
-    let patience = Timespec { tv_sec: PATIENCE.cast_signed(), tv_nsec: 0 };
     loop {
-        match poll(&mut [PollFd::new(&taken, PollFlags::empty())], Some(&patience)) {
-            Err(Errno::INTR) => {}
-            Ok(0) => {
-                let text = format!("the service manager took no message within {PATIENCE} s");
-                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
-            }
+        let left = Timespec::try_from(until.left()?).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(&taken, PollFlags::empty())], Some(&left)) {
+            // In the second case there is no time left.
+            Err(Errno::INTR) | Ok(0) => {}
             answered => return Ok(answered.map(|_| true)?),
         }
     }
@@ -86,15 +101,23 @@ fn send(
     addr: &SocketAddrUnix,
     text: &[u8],
     fd: Option<BorrowedFd<'_>>,
+    until: Until,
 ) -> io::Result<()> {
-    let mut space = [core::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds = fd.as_slice();
-    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
-        return Err(io::Error::other("no room for a descriptor"));
+    loop {
+        let mut space = [core::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = fd.as_slice();
+        if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+            return Err(io::Error::other("no room for a descriptor"));
+        }
+        // Where its queue is full, too: then a signal interrupts the call, and nothing was sent.
+        set_socket_timeout(socket, Timeout::Send, Some(until.left()?))?;
+        let parts = [io::IoSlice::new(text)];
+        match sendmsg_addr(socket, addr, &parts, &mut control, SendFlags::NOSIGNAL) {
+            Err(Errno::INTR) => {}
+            sent => return Ok(sent.map(|_| ())?),
+        }
     }
-    sendmsg_addr(socket, addr, &[io::IoSlice::new(text)], &mut control, SendFlags::NOSIGNAL)?;
-    Ok(())
 }
 
 /// Takes the descriptors that a service manager started this process with, with their names. None if it has
@@ -107,16 +130,18 @@ pub(super) unsafe fn take() -> Vec<(String, OwnedFd)> {
     let value = |name| std::env::var(name).ok();
     let [pid, count, names] = LISTEN.map(value);
     let is_own = pid.is_some_and(|pid| pid == std::process::id().to_string());
-    let count = count.filter(|_| is_own).and_then(|count| count.parse().ok()).unwrap_or(0);
+    let count = if is_own { count } else { None };
+    let count = count.and_then(|count| count.parse().ok()).unwrap_or(0);
     let names = names.unwrap_or_default();
     let mut names = names.split(':');
     let mut taken = Vec::new();
-    for fd in (FIRST..).take(count) {
+    for fd in (FIRST..).take(count.min(MOST)) {
         let name = names.next().unwrap_or_default();
         // SAFETY: no other owner (contract), so nothing closes it; if it is not open, the call says so.
         let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+        // What came between, a wrapper say, may have closed one: the others are there all the same.
         if rustix::io::fcntl_setfd(borrowed, FdFlags::CLOEXEC).is_err() {
-            break;
+            continue;
         }
         // SAFETY: open, owned by nothing else, and taken once (contract).
         taken.push((name.to_owned(), unsafe { OwnedFd::from_raw_fd(fd) }));

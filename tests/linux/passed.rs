@@ -6,9 +6,10 @@ use heirloom::restore::{Entry, Error, Unclaimed};
 use heirloom_kho::linux::{
     FileList, Known, Luo, Memfd, MemfdFolio, MemfdWriter, Metadata, Opaque, Part, Text, Unread,
 };
+use heirloom_testkit::Rng;
 
 use super::common::{
-    Kernel, Numbers, PAGE, State, World, fill, finish_freeing, order, out_of_memory, unfill,
+    Kernel, PAGE, State, World, fill, finish_freeing, order, out_of_memory, unfill,
 };
 use super::{claim, expected, inherited, known, left, left_to_claim, names, pages};
 
@@ -237,7 +238,7 @@ fn tables_of_any_bits_are_passed_on_or_left_as_they_are() {
         }
         tables
     };
-    let (mut numbers, mut refused) = (Numbers(0x6b65_726e), 0);
+    let (mut numbers, mut refused) = (Rng::new(0x6b65_726e), 0);
     for round in 0..120 {
         world.load(&saved);
         let table = tables[numbers.below(tables.len() as u64) as usize];

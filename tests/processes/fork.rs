@@ -1,9 +1,16 @@
 //! A forked process has no part in the memory.
 
+use std::io::Read;
+use std::os::fd::IntoRawFd;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32};
+
 use heirloom::arena::{Arena, ArenaError};
 use heirloom::folio::{DirectMap, Folio, Request};
-use heirloom::kho::Order;
+use heirloom::kho::{Order, PhysAddr};
+use heirloom::{Entry, Heirloom};
 
+use crate::calls::{Answer, Asked, asked};
 use crate::{arena, boot, elsewhere};
 
 /// How a forked process ended.
@@ -136,4 +143,113 @@ fn a_forked_process_drops_the_arena_and_lives_on() {
         drop(arena);
         drop(Arena::open(fd).unwrap());
     }
+}
+
+/// Starts `f` on a thread, and forks while that is in the middle of a call that `is_it`; unless forks wait for it. The child
+/// runs `child`, and then lives until `f` has returned.
+fn forked_inside(
+    is_it: impl Fn(&Asked) -> bool + Sync,
+    f: impl FnOnce() -> bool + Send,
+    child: impl FnOnce() -> i32 + Send,
+) -> End {
+    let (inside, has_forked) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (mut waits, goes_on) = std::io::pipe().unwrap();
+    let goes_on = goes_on.into_raw_fd();
+    std::thread::scope(|scope| {
+        let forking = scope.spawn(|| {
+            while !inside.load(Relaxed) {
+                std::thread::yield_now();
+            }
+            let make = || {
+                let made = libc_fork();
+                has_forked.store(made != 0, Relaxed);
+                made
+            };
+            forked(make, || {
+                // SAFETY: the default action ends a child that waits for ever.
+                unsafe { libc::alarm(20) };
+                let code = child();
+                // SAFETY: a copy, which nothing else in the child has: the end is the parent's alone to keep.
+                unsafe { libc::close(goes_on) };
+                waits.read_to_end(&mut Vec::new()).unwrap();
+                code
+            })
+        });
+        let (done, held) = asked(f, false, |held, call| {
+            if !*held && is_it(call) {
+                *held = true;
+                inside.store(true, Relaxed);
+                // A fork that waits for what this call is a part of waits for this to end.
+                let mut looks = 0..100_000;
+                while looks.next().is_some() && !has_forked.load(Relaxed) {
+                    std::thread::yield_now();
+                }
+            }
+            Answer::GoesOn
+        });
+        assert!(done && held);
+        // SAFETY: made above, and not used again in this process.
+        unsafe { libc::close(goes_on) };
+        forking.join().unwrap()
+    })
+}
+
+#[test]
+fn an_unmapper_is_started_beside_a_fork_and_in_the_child() {
+    if elsewhere("fork::an_unmapper_is_started_beside_a_fork_and_in_the_child") {
+        return;
+    }
+    let arena = arena("unmapped");
+    let starts = || i32::from(arena.unmap_later().is_err());
+    // The room for two stacks.
+    let is_it = |call: &Asked| {
+        let stack = libc::MAP_STACK.cast_unsigned();
+        call.number == libc::SYS_mmap && call.args[2] != 0 && call.args[3] & u64::from(stack) != 0
+    };
+    let end = forked_inside(is_it, || starts() == 0, starts);
+    assert_eq!(end, End::Exit(0));
+}
+
+#[test]
+fn an_entry_is_left_beside_a_fork_and_in_the_child() {
+    if elsewhere("fork::an_entry_is_left_beside_a_fork_and_in_the_child") {
+        return;
+    }
+    let arena = arena("left");
+    let start = PhysAddr::new(4 << 30);
+    let leave = |scratch_bytes| arena.leave(Entry { root: start, scratch: start, scratch_bytes });
+    let is_it = |call: &Asked| call.number == libc::SYS_pwrite64;
+    let end = forked_inside(is_it, || leave(1).is_ok(), || i32::from(leave(2).is_err()));
+    assert_eq!(end, End::Exit(0));
+    assert!(arena.entry().unwrap().is_some());
+}
+
+static KERNEL: AtomicPtr<Heirloom<&'static Arena>> = AtomicPtr::new(std::ptr::null_mut());
+static REFUSED: AtomicU32 = AtomicU32::new(0);
+
+/// What another library does before a fork: it allocates, more than magazines hold.
+extern "C" fn allocates() {
+    // SAFETY: null, or a value that is never dropped.
+    let Some(kernel) = (unsafe { KERNEL.load(Relaxed).as_ref() }) else { return };
+    let buffers: Vec<_> = (0..4096).map(|_| kernel.alloc(64)).collect();
+    for buffer in buffers {
+        // SAFETY: allocated just now.
+        let freed = buffer.and_then(|buffer| unsafe { kernel.free(buffer) });
+        REFUSED.fetch_add(u32::from(freed.is_err()), Relaxed);
+    }
+}
+
+#[test]
+fn what_allocates_around_a_fork_is_refused_nothing() {
+    if elsewhere("fork::what_allocates_around_a_fork_is_refused_nothing") {
+        return;
+    }
+    // Before the arena's, so that its own come inside.
+    // SAFETY: the functions live as long as the program.
+    let watched = unsafe { libc::pthread_atfork(Some(allocates), Some(allocates), None) };
+    assert_eq!(watched, 0);
+    let arena: &'static Arena = Box::leak(Box::new(arena("handlers")));
+    KERNEL.store(Box::into_raw(Box::new(boot(arena))), Relaxed);
+    assert_eq!(forked(libc_fork, || 0), End::Exit(0));
+    assert_eq!(REFUSED.load(Relaxed), 0);
 }

@@ -1,6 +1,7 @@
 //! A jump lends the memory to its successor and to no other process.
 
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -10,7 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32};
 use heirloom::Entry;
 use heirloom::jump::Jump;
 use heirloom::kho::{PAGE_SIZE, PhysAddr};
+use rustix::fs::FlockOperation;
 
+use crate::calls::{Answer, asked};
 use crate::{arena, output_of, part, plays};
 
 /// How many jumps fail, at least, while so many children are started.
@@ -99,6 +102,43 @@ fn no_child_that_is_started_beside_a_failing_jump_has_the_memory() {
         done.store(true, Relaxed);
     });
     println!("children had it: {} of {}", lent.load(Relaxed), children.load(Relaxed));
+}
+
+/// Where there is no `/proc`, the lock is one with that of each process that was passed the descriptor.
+#[test]
+fn a_jump_that_fails_does_not_unlock_what_another_process_has_meanwhile() {
+    let test = "lend::a_jump_that_fails_does_not_unlock_what_another_process_has_meanwhile";
+    if crate::elsewhere(test) {
+        return;
+    }
+    let (arena, ()) = asked(
+        || arena("passed-on"),
+        (),
+        |(), call| match call.number {
+            libc::SYS_openat => Answer::Fails(libc::ENOENT),
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_open => Answer::Fails(libc::ENOENT),
+            _ => Answer::GoesOn,
+        },
+    );
+    let fd = arena.share().unwrap();
+    let other = fd.try_clone().unwrap();
+    let mut nowhere = Command::new("/no/such/program");
+    let takes_it = move || {
+        rustix::fs::flock(&other, FlockOperation::NonBlockingLockExclusive)?;
+        // Its turn, which is counted where the arena's is.
+        rustix::io::pwrite(&other, &u64::MAX.to_le_bytes(), 3960)?;
+        Ok(())
+    };
+    // SAFETY: the closure makes system calls alone.
+    unsafe { nowhere.pre_exec(takes_it) };
+    let jump = Jump::new(&arena, entry()).unwrap();
+    // SAFETY: nothing is in the memory.
+    let error = unsafe { jump.spawn(nowhere) }.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ResourceBusy, "{error}");
+    let anew = std::fs::File::open(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap();
+    let locked = rustix::fs::flock(&anew, FlockOperation::NonBlockingLockExclusive);
+    assert_eq!(locked, Err(rustix::io::Errno::WOULDBLOCK), "it is the other process's");
 }
 
 /// The name of what descriptor 1 is, and how many descriptors of the memory there are.

@@ -2,8 +2,12 @@
 //! are started beside a jump, and handlers of signals.
 #![cfg(all(feature = "std", target_os = "linux"))]
 
+mod calls;
+mod failing;
 mod fork;
+mod killed;
 mod lend;
+mod limits;
 mod owner;
 mod room;
 mod signals;

@@ -1,6 +1,6 @@
 //! One process has an arena at a time, and others are told which.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
@@ -8,8 +8,9 @@ use heirloom::Entry;
 use heirloom::arena::{Arena, ArenaError};
 use heirloom::jump::{Inherited, Jump};
 use heirloom::kho::{PAGE_SIZE, PhysAddr};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::{arena, lend, lent, output_of, part, plays};
+use crate::{arena, elsewhere, lend, lent, output_of, part, plays};
 
 /// A process that says when it has the arena, and then waits until its input ends.
 struct Holder {
@@ -220,11 +221,10 @@ fn a_start_that_fails_leaves_the_arena_to_its_owner() {
     assert!(asked(&arena, "asker").contains("refused"));
 }
 
-#[test]
-fn an_owner_whose_start_failed_is_told_if_another_process_had_the_arena_meanwhile() {
-    let arena = arena("had meanwhile");
-    // Between `fork` and `exec` the child says that it is there, and waits for a byte.
-    let (mut lent, says) = std::io::pipe().unwrap();
+/// Returns a program that is not there. Between `fork` and `exec` the child says so by the first pipe, and waits for a byte of the
+/// second.
+fn pausing() -> (Command, PipeReader, PipeWriter) {
+    let (lent, says) = std::io::pipe().unwrap();
     let (waits, goes_on) = std::io::pipe().unwrap();
     let mut successor = Command::new("/no/such/program");
     let pause = move || {
@@ -233,6 +233,38 @@ fn an_owner_whose_start_failed_is_told_if_another_process_had_the_arena_meanwhil
     };
     // SAFETY: two system calls.
     unsafe { successor.pre_exec(pause) };
+    (successor, lent, goes_on)
+}
+
+#[test]
+fn a_start_that_fails_where_no_descriptor_is_left_leaves_the_arena_to_its_owner() {
+    let test =
+        "owner::a_start_that_fails_where_no_descriptor_is_left_leaves_the_arena_to_its_owner";
+    if elsewhere(test) {
+        return;
+    }
+    let arena = arena("no descriptors");
+    let (successor, mut lent, goes_on) = pausing();
+    let jump = Jump::new(&arena, entry()).unwrap();
+    let limits = getrlimit(Resource::Nofile);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            lent.read_exact(&mut [0]).unwrap();
+            setrlimit(Resource::Nofile, Rlimit { current: Some(3), ..limits }).unwrap();
+            (&goes_on).write_all(b"1").unwrap();
+        });
+        // SAFETY: no allocator runs on the arena.
+        let error = unsafe { jump.spawn(successor) }.unwrap_err();
+        setrlimit(Resource::Nofile, limits).unwrap();
+        assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}");
+    });
+    assert!(asked(&arena, "asker").contains("refused"));
+}
+
+#[test]
+fn an_owner_whose_start_failed_is_told_if_another_process_had_the_arena_meanwhile() {
+    let arena = arena("had meanwhile");
+    let (successor, mut lent, goes_on) = pausing();
     let jump = Jump::new(&arena, entry()).unwrap();
     std::thread::scope(|scope| {
         let other = scope.spawn(|| {

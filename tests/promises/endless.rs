@@ -4,12 +4,12 @@ use heirloom::folio::FrameType;
 use heirloom::kho::{Handle, Parts};
 use heirloom::restore::{Entry, Error, Records};
 use heirloom::slab::{CacheSpec, TypedCache, persist};
+use heirloom_testkit::Rng;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::common::{
-    Kernel, Numbers, PAGE, State, World, finish_freeing, free_area, free_folio, free_frames,
-    free_run, keep_area, keep_buffer, keep_folio, keep_run, stamp_at, stamped, stamped_at,
-    unpublish_all,
+    Kernel, PAGE, State, World, finish_freeing, free_area, free_folio, free_frames, free_run,
+    keep_area, keep_buffer, keep_folio, keep_run, stamp_at, stamped, stamped_at, unpublish_all,
 };
 
 const GENERATIONS: u64 = 200;
@@ -29,7 +29,7 @@ persist!(File { handle, bytes, seed });
 /// A file as the list of records has it.
 type Listed = [u64; 2];
 
-pub(super) fn make(kernel: &Kernel<'_>, rng: &mut Numbers, seed: u64) -> File {
+pub(super) fn make(kernel: &Kernel<'_>, rng: &mut Rng, seed: u64) -> File {
     let mut pick = |limit: u64| rng.below(limit);
     let kind = pick(8);
     let bytes = match kind {
@@ -173,7 +173,7 @@ fn frames_without_anything(world: &World, entry: Entry) -> u64 {
 #[test]
 fn repeats_without_end() {
     let world = World::new(4096);
-    let mut rng = Numbers(0x6865_6972);
+    let mut rng = Rng::new(0x6865_6972);
     let mut next = 0;
     let mut kernel = world.boot();
     let all = free_frames(&kernel)

@@ -5,9 +5,10 @@ use std::sync::{Barrier, Mutex};
 
 use heirloom::folio::{FrameType, Request};
 use heirloom::restore::Finished;
+use heirloom_testkit::Rng;
 
 use super::endless::{File, PLAIN, make, try_take};
-use crate::common::{Kernel, Numbers, World, order};
+use crate::common::{Kernel, World, order};
 
 const THREADS: usize = 4;
 const FILES: u64 = 80;
@@ -30,7 +31,7 @@ fn together(work: impl Fn(usize) + Sync) {
 }
 
 /// What does not survive, and has an owner all the same.
-fn churn(kernel: &Kernel<'_>, rng: &mut Numbers) {
+fn churn(kernel: &Kernel<'_>, rng: &mut Rng) {
     let stamp = rng.next();
     let mut folio = kernel.memory().alloc_folio(Request::new(order(rng.below(3) as u8))).unwrap();
     folio.bytes_mut()[..8].copy_from_slice(&stamp.to_ne_bytes());
@@ -52,7 +53,7 @@ fn claim_all(kernel: &Kernel<'_>, files: &[File], keep: impl Fn(&File) -> bool +
     kernel.slabs().adopt(PLAIN).unwrap();
     let granted: Vec<_> = files.iter().map(|_| AtomicU32::new(0)).collect();
     together(|thread| {
-        let mut rng = Numbers(77 + thread as u64);
+        let mut rng = Rng::new(77 + thread as u64);
         for i in 0..files.len() {
             let i = if thread % 2 == 0 { i } else { files.len() - 1 - i };
             let i = (i + thread * files.len() / THREADS) % files.len();
@@ -76,7 +77,7 @@ fn threads_hand_over_to_threads() {
     let kernel = world.boot();
     let files: Mutex<Vec<File>> = Mutex::default();
     together(|thread| {
-        let mut rng = Numbers(1 + thread as u64);
+        let mut rng = Rng::new(1 + thread as u64);
         for n in 0..FILES {
             let file = make(&kernel, &mut rng, (thread as u64) << 32 | n);
             files.lock().unwrap().push(file);

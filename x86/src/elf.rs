@@ -110,10 +110,12 @@ impl<'a> Elf<'a> {
                 let field = offset_of!(Segment, filesz);
                 return Err(fail(field, Fault::TooShort { needed, found }));
             }
-            let ends = vaddr.checked_add(in_memory).filter(|_| in_file <= in_memory);
             let expected = "at least as many bytes in memory as in the file";
-            let fault = Fault::Unsuitable { expected };
-            let end = ends.ok_or(fail(offset_of!(Segment, memsz), fault))?;
+            let shrunk = fail(offset_of!(Segment, memsz), Fault::Unsuitable { expected });
+            if in_memory < in_file {
+                return Err(shrunk);
+            }
+            let end = vaddr.checked_add(in_memory).ok_or(shrunk)?;
             let (low, file_end, high) = span.unwrap_or((vaddr, 0, 0));
             span = Some((low.min(vaddr), file_end.max(vaddr + in_file), high.max(end)));
         }

@@ -205,8 +205,11 @@ fn describe(params: &mut Params, at: PhysAddr, successor: &Successor<'_>) -> Res
     successor.regions.iter().try_for_each(|region| params.page.push_region(*region))?;
     let line = successor.command_line;
     let (limit, found) = (usize_to_u64(COMMAND_LINE), usize_to_u64(line.len()));
-    let place = params.command_line.get_mut(..line.len()).filter(|_| line.len() <= COMMAND_LINE);
-    let place = place.ok_or(Fault::TooLong { limit, found }.of(Structure::Load, at, 0))?;
+    let too_long = Fault::TooLong { limit, found }.of(Structure::Load, at, 0);
+    if line.len() > COMMAND_LINE {
+        return Err(too_long);
+    }
+    let place = params.command_line.get_mut(..line.len()).ok_or(too_long)?;
     place.copy_from_slice(line);
     params.page.set_command_line(there(offset_of!(Params, command_line)));
     if let Some((at, bytes)) = successor.initrd {

@@ -14,6 +14,7 @@
 //! handover as Linux made it, before anybody used it up. Then it runs on, and the second life says
 //! on the console what it found.
 
+mod live;
 mod pairs;
 
 use std::fs;
@@ -26,7 +27,7 @@ use serde_json::Value;
 
 use crate::linux::initramfs::Initramfs;
 use crate::linux::kernel::{self, Kernel};
-use crate::linux::machine::{Machine, Model};
+use crate::linux::machine::{Board, Machine, Model};
 use crate::linux::place::{project, target};
 use crate::linux::{program, skipping};
 use pairs::Pairs;
@@ -44,6 +45,10 @@ pub(crate) struct Arguments {
     /// happens: `all` of them, or `two`, of which one takes what it is handed and one does not.
     #[arg(long, value_name = "WHICH", num_args = 0..=1, default_missing_value = "all", conflicts_with = "prepare")]
     pairs: Option<Pairs>,
+    /// Have `heirloom inspect --live` look at the kernels from within, and at one that crashed, and compare with what is
+    /// handed over.
+    #[arg(long, conflicts_with_all = ["prepare", "pairs"])]
+    live: bool,
     /// Print all that the machine prints.
     #[arg(long)]
     console: bool,
@@ -61,8 +66,14 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
 }
 
 /// What the machine is.
-const MODEL: Model<'static> =
-    Model { memory: "768M", cpus: 2, counted: false, say: "liveupdate: ", stopped: true };
+const MODEL: Model<'static> = Model {
+    board: Board::Pc,
+    memory: "768M",
+    cpus: 2,
+    counted: false,
+    say: "liveupdate: ",
+    stopped: true,
+};
 
 /// The session and the token under which the example hands its arena over.
 const SESSION: &str = "heirloom";
@@ -79,14 +90,16 @@ fn live_update(arguments: &Arguments, place: &Path) -> Result<()> {
     if arguments.prepare {
         return Ok(());
     }
+    if arguments.live {
+        return live::run(&kernel, place, arguments.timeout, arguments.console);
+    }
     let program = program::build(root, "liveupdate")?;
     if let Some(which) = arguments.pairs {
         return pairs::run(which, &kernel, &program, place, arguments.timeout);
     }
 
     let mut inside = Initramfs::new();
-    inside.directory("dev");
-    inside.console("dev/console");
+    inside.terminals();
     inside.file("init", 0o755, &fs::read(&program)?);
     let packed = inside.files_below(root, "files")?;
     let mut outside = inside.clone();
@@ -104,7 +117,7 @@ fn live_update(arguments: &Arguments, place: &Path) -> Result<()> {
         Machine::start(&MODEL, &kernel.image, &initramfs, COMMAND_LINE, show, deadline)?;
     let result = update(&mut machine, &kernel, &dump);
     let log = place.join("console.log");
-    fs::write(&log, machine.said())?;
+    machine.end(&log)?;
     let (told, found) =
         result.with_context(|| format!("the console said:\n{}", machine.tail(30)))?;
     drop(machine);

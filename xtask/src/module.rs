@@ -30,7 +30,7 @@ use scenario::{LONG, SHORT, Scenario};
 use summary::Summary;
 
 use crate::linux::console::TookTooLong;
-use crate::linux::machine::{Machine, Model};
+use crate::linux::machine::{Board, Machine, Model};
 use crate::linux::place::{project, target};
 use crate::linux::skipping;
 
@@ -108,7 +108,8 @@ fn run_scenario(
 ) -> Result<Summary> {
     println!("module: {}", scenario.name);
     let memory = scenario.memory();
-    let model = Model { memory, cpus: 4, counted: false, say: SAY, stopped: false };
+    let model =
+        Model { board: Board::Pc, memory, cpus: 4, counted: false, say: SAY, stopped: false };
     let console = boot(scenario, &model, builder, arguments)?;
     let found = Summary::read(&console);
     scenario.check(&found, &console)?;
@@ -161,7 +162,7 @@ fn boot_once(
     let mut machine =
         Machine::start(model, &image, &initramfs, &line, arguments.console, deadline)?;
     let ended = machine.powered_off();
-    fs::write(log, machine.said())?;
+    machine.end(log)?;
     ended.with_context(|| format!("{} ends with:\n{}", log.display(), machine.tail(30)))?;
     Ok(machine.said().to_owned())
 }

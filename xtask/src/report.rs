@@ -1,6 +1,7 @@
 //! `cargo xtask report`: every bench run, and what it showed written to `docs/performance.md`.
 
 pub(crate) mod collect;
+mod floors;
 mod page;
 mod plot;
 mod targets;
@@ -14,17 +15,21 @@ use crate::restart;
 
 /// Run the benches and write docs/performance.md with its plots.
 #[derive(clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "a flag of the command line each")]
 pub(crate) struct Arguments {
     /// Measure each row only until its figure is roughly known.
     #[arg(long)]
     quick: bool,
-    /// Run this bench alone (frames, slab, tracker, restore, replay, footprint, counting); the
-    /// figures of the others are those of the last run. May be given several times.
+    /// Run this bench alone (frames, slab, tracker, restore, replay, footprint, latency, fragmentation,
+    /// counting); the figures of the others are those of the last run. May be given several times.
     #[arg(long, value_name = "BENCH")]
     only: Vec<String>,
     /// Write the page from the figures of the last run, and measure nothing.
     #[arg(long)]
     no_run: bool,
+    /// Write nothing, and fail where what once met its target misses it by more than a tenth.
+    #[arg(long, conflicts_with = "machine")]
+    check: bool,
     /// Leave out the peers that a C or C++ compiler builds.
     #[arg(long)]
     without_native_peers: bool,
@@ -40,6 +45,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         collect::run(root, arguments)?;
     }
     let figures = collect::read(root)?;
+    if arguments.check {
+        return floors::check(root, &figures, !arguments.only.is_empty());
+    }
     let docs = root.join("docs");
     fs::create_dir_all(docs.join("images"))?;
     let machine = arguments.machine.as_deref();
@@ -61,6 +69,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     fs::write(docs.join(&name), page).with_context(|| format!("docs/{name}"))?;
     println!("docs/{name} written");
+    if machine.is_none() {
+        floors::write(root, &figures)?;
+    }
     Ok(())
 }
 

@@ -108,7 +108,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 /// Runs the steps, several at once if that is wanted, and returns how they ended, in their order.
 fn all_of(root: &Path, steps: Vec<&'static Step>, arguments: &Arguments) -> Result<Vec<Ended>> {
     let jobs = arguments.jobs.get();
-    let left = Mutex::new(steps.into_iter().enumerate());
+    let mut left: Vec<_> = steps.into_iter().enumerate().collect();
+    if jobs > 1 {
+        left.sort_by_key(|(_, step)| step.place());
+    }
+    let left = Mutex::new(left.into_iter());
     let ended = Mutex::new(Vec::new());
     thread::scope(|scope| {
         let job = || -> Result<()> {

@@ -25,6 +25,60 @@ static const struct heirloom_cache_spec sessions_spec = {
 	.flags = HEIRLOOM_CACHE_PRESERVING,
 };
 
+/* What each life constructs objects with. */
+static unsigned char mark;
+
+static void construct(void *object)
+{
+	memset(object, mark, 40);
+}
+
+static const struct heirloom_cache_spec marked_spec = {
+	.name = "marked",
+	.size = 40,
+	.construct = construct,
+};
+
+/* The first life has an object that survives, and one that does not. */
+static void leave_marked(struct heirloom *h)
+{
+	mark = 1;
+	struct heirloom_cache *marked = heirloom_cache_create(h, &marked_spec);
+	unsigned char *kept = heirloom_cache_alloc(marked), *other = heirloom_cache_alloc(marked);
+	struct heirloom_handle handle;
+
+	CHECK(kept && other && kept[0] == 1 && other[39] == 1);
+	kept[0] = 77;
+	CHECK(heirloom_preserve(h, kept, &handle) == 0);
+	CHECK(heirloom_publish(h, "marked", &handle, sizeof(handle)) == 0);
+}
+
+/* The second constructs every place anew but that of what survived. */
+static void take_marked(struct heirloom *h)
+{
+	struct heirloom_cache *marked;
+	struct heirloom_handle handle;
+	size_t bytes = sizeof(handle);
+	uint64_t unclaimed = 0;
+
+	mark = 2;
+	marked = heirloom_cache_adopt(h, &marked_spec, &unclaimed);
+	CHECK(marked && unclaimed == 1);
+	CHECK(heirloom_retrieve(h, "marked", &handle, &bytes) == 0 && bytes == sizeof(handle));
+	CHECK(heirloom_unpublish(h, "marked") == 0);
+	unsigned char *kept = heirloom_restore(h, &handle);
+
+	CHECK(kept && kept[0] == 77 && kept[1] == 1 && kept[39] == 1);
+	for (int n = 0; n < 200; n++) {
+		unsigned char *object = heirloom_cache_alloc(marked);
+
+		CHECK(object && object != kept && object[0] == 2 && object[39] == 2);
+	}
+	CHECK(heirloom_unpreserve(h, kept) == 0);
+	memset(kept, mark, 40);
+	CHECK(heirloom_cache_free(marked, kept) == 0);
+}
+
 static size_t length(uint64_t number)
 {
 	return 1 + number * 37 % 9000;
@@ -123,6 +177,7 @@ static int first(char *self)
 	for (int n = 0; n < 100; n++)
 		CHECK(heirloom_zalloc(h, 100) != NULL);
 	leave_folios(h);
+	leave_marked(h);
 	CHECK(heirloom_publish(h, "life", "three lives", 12) == 0);
 	CHECK(heirloom_publish(h, "forgotten", "by all", 7) == 0);
 	CHECK(heirloom_seal(h) == 0);
@@ -196,6 +251,7 @@ static int second(char *self)
 	FAILS(HEIRLOOM_ERROR_NOT_INHERITED, heirloom_retrieve(h, "life", text, &bytes));
 
 	take_folios(h);
+	take_marked(h);
 	struct heirloom_unclaimed name = { 0 };
 	struct heirloom_finished finished;
 

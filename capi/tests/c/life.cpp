@@ -1,4 +1,7 @@
 /* The C++ header over a life and two successors: what survives, what is thrown, what is given back. */
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -76,6 +79,84 @@ void containers(const hl::memory &memory)
 	REQUIRE(after.used <= before.used + 64);
 }
 
+/* A value that takes another's memory lets its own go, and one that could not be had stays the caller's. */
+void values()
+{
+	const heirloom_range range = { std::uint64_t{1} << 32, 16 << 20, 0 };
+	hl::memory one = hl::memory::create("one", &range, 1, "life.cpp");
+	const int old = heirloom_arena_fd(one.arena());
+	REQUIRE(fcntl(old, F_GETFD) >= 0);
+	one = hl::memory::create("two", &range, 1, "life.cpp");
+	REQUIRE(fcntl(old, F_GETFD) < 0);
+
+	const int fd = heirloom_arena_share(one.arena());
+	one = hl::memory::create("three", &range, 1, "life.cpp");
+	heirloom_arena *left = heirloom_arena_open(fd);
+	REQUIRE(left != nullptr && close(fd) == 0);
+	REQUIRE(thrown([&] { hl::memory::revive(left, "life.cpp", nullptr, HEIRLOOM_SEAL_ONLY); }) ==
+		HEIRLOOM_ERROR_NOT_SEALED);
+	REQUIRE(heirloom_arena_has_entry(left) == 1);
+	one = hl::memory::revive(left, "life.cpp");
+	REQUIRE(one.generation() == 1);
+	hl::memory &same = one;
+	one = std::move(same);
+	REQUIRE(one.get() != nullptr && one.arena() == left);
+}
+
+struct thrown_by_a_callback {};
+
+template <class Call> bool throws(Call call)
+{
+	try {
+		call();
+	} catch (const thrown_by_a_callback &) {
+		return true;
+	}
+	return false;
+}
+
+/* What is called throws: the call ends there, and the next goes on. */
+void callbacks(hl::memory &memory)
+{
+	hl::cache<note> cache(memory, "walked", 1);
+	note *notes[3];
+	for (note *&made : notes)
+		made = cache.make(nullptr, nullptr, std::uint64_t{0});
+	int calls = 0;
+	const auto throws_second = [&](const struct heirloom_handle &) -> bool {
+		if (++calls == 2)
+			throw thrown_by_a_callback();
+		return false;
+	};
+	REQUIRE(throws([&] { cache.each_preserved(throws_second); }));
+	REQUIRE(calls == 2);
+	cache.each_preserved(throws_second);
+	REQUIRE(calls == 5);
+	cache.each_preserved([&](const struct heirloom_handle &) { return ++calls == 7; });
+	REQUIRE(calls == 7);
+	cache.each_unclaimed(throws_second);
+	REQUIRE(calls == 7);
+	for (note *made : notes)
+		cache.free(made);
+	hl::check(heirloom_cache_destroy(cache.get()));
+
+	/* Two names that only the predecessor knew, if there was one. */
+	calls = 0;
+	if (memory.generation() > 0) {
+		const auto throws_first = [&](const struct heirloom_unclaimed &unclaimed) -> bool {
+			if (unclaimed.kind == HEIRLOOM_KIND_NAME && ++calls == 1)
+				throw thrown_by_a_callback();
+			return false;
+		};
+		REQUIRE(throws([&] { memory.finish(throws_first); }));
+		REQUIRE(calls == 1);
+		REQUIRE(memory.finish(throws_first).names == 2);
+		REQUIRE(calls == 3);
+	}
+	hl::check(heirloom_publish(memory.get(), "first", "1", 1));
+	hl::check(heirloom_publish(memory.get(), "second", "2", 1));
+}
+
 } // namespace
 
 int main(int, char **argv)
@@ -119,6 +200,8 @@ int main(int, char **argv)
 	REQUIRE(thrown([&] { hl::cache<std::uint64_t>(memory, "notes", 1); }) != HEIRLOOM_ERROR_OK);
 
 	containers(memory);
+	values();
+	callbacks(memory);
 	hl::check(heirloom_finish(memory.get(), nullptr, nullptr, nullptr));
 	if (life == 2)
 		return 0;

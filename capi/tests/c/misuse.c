@@ -156,6 +156,37 @@ static void caches(struct heirloom *h)
 	NO_POINTER(HEIRLOOM_ERROR_CACHE_NOT_INHERITED, heirloom_cache_resume(h, &bad));
 }
 
+static int constructions;
+
+static void construct(void *object)
+{
+	memset(object, 0xc5, 72);
+	constructions++;
+}
+
+/* Each place is constructed once, not each allocation; and no object of such a cache is zeroed. */
+static void constructed(struct heirloom *h)
+{
+	struct heirloom_cache_spec spec = { .name = "constructed", .size = 72, .construct = construct }, bad = spec;
+	struct heirloom_cache *cache = heirloom_cache_create(h, &spec);
+	unsigned char *object = heirloom_cache_alloc(cache);
+	int before = constructions;
+
+	CHECK(object && before > 0 && object[0] == 0xc5 && object[71] == 0xc5);
+	CHECK(heirloom_cache_free(cache, object) == 0);
+	object = heirloom_cache_alloc(cache);
+	CHECK(object && object[0] == 0xc5 && object[71] == 0xc5 && constructions == before);
+	NO_POINTER(HEIRLOOM_ERROR_CONSTRUCTED, heirloom_cache_zalloc(cache));
+	bad.construct = NULL;
+	NO_POINTER(HEIRLOOM_ERROR_MISMATCH, heirloom_cache_create(h, &bad));
+	CHECK(heirloom_cache_create(h, &spec) == cache);
+	/* Ended and begun again, with a constructor as before. */
+	CHECK(heirloom_cache_free(cache, object) == 0 && heirloom_cache_destroy(cache) == 0);
+	cache = heirloom_cache_create(h, &spec);
+	object = heirloom_cache_alloc(cache);
+	CHECK(object && object[71] == 0xc5 && constructions > before);
+}
+
 static void names(struct heirloom *h)
 {
 	char data[8];
@@ -316,6 +347,7 @@ int main(void)
 	buffers(h);
 	folios(h);
 	caches(h);
+	constructed(h);
 	names(h);
 	heirloom_close(h);
 	heirs(arena);

@@ -1,6 +1,9 @@
 //! What many facts are made of: numbers as text, faults, what an image lacks.
 
+use std::borrow::Cow;
+
 use heirloom_kho::PhysAddr;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::ser::{Serialize, Serializer};
 
 use crate::image::Image;
@@ -26,6 +29,20 @@ impl std::fmt::Display for Hex {
     }
 }
 
+impl JsonSchema for Hex {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Hex".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^0x[0-9a-f]+$" })
+    }
+}
+
 impl Serialize for Hex {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -33,7 +50,7 @@ impl Serialize for Hex {
 }
 
 /// What a core declares and the image does not have.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Passed {
     /// Segments without a physical address.
     #[serde(skip_serializing_if = "is_zero")]
@@ -50,6 +67,9 @@ pub(crate) struct Passed {
     /// Why the file is not whole, if that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) broken: Option<String>,
+    /// Bytes behind what is packed that are no part of it.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) behind_bytes: u64,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde wants it")]
@@ -59,19 +79,21 @@ fn is_zero(n: &u64) -> bool {
 
 impl Passed {
     pub(super) fn of(image: &Image) -> Self {
-        let crate::image::Passed { unaddressed, declared, zeroes, cut, broken } = image.passed();
+        let crate::image::Passed { unaddressed, declared, zeroes, cut, broken, behind } =
+            image.passed();
         Self {
             unaddressed_segments: *unaddressed,
             declared_bytes: *declared,
             zero_excluded: *zeroes,
             cut_bytes: *cut,
             broken: broken.clone(),
+            behind_bytes: *behind,
         }
     }
 }
 
 /// Something wrong.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Fault {
     pub(crate) at: Option<Hex>,
     /// What it is, in words that stay.

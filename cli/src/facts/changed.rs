@@ -19,7 +19,7 @@ use crate::survey::Survey;
 pub(crate) struct Layouts(BTreeMap<(String, &'static str), BTreeSet<String>>);
 
 /// A layout that changed.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Changed {
     /// What the structure says that it is, now as before.
     pub(crate) says: String,

@@ -19,7 +19,7 @@ use crate::sessions::{Listing, each_session};
 use crate::survey::Survey;
 
 /// What the next kernel will do with a handover.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Foretold {
     pub(crate) kernel: String,
     pub(crate) verdict: Takes,
@@ -38,7 +38,7 @@ fn is_zero(n: &u64) -> bool {
 }
 
 /// Whether something is taken.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) enum Takes {
     #[serde(rename = "taken")]
     Yes,
@@ -49,7 +49,7 @@ pub(crate) enum Takes {
 }
 
 /// A structure, and whether it is taken.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Structure {
     /// `root page`, `subtree`, `region`, `file`, `FLB`; of the machine, `machine` and `pages`; or what is limited:
     /// `scratch`, `seals`, `folio`.

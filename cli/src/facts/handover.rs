@@ -1,10 +1,12 @@
 //! What a handover says and preserves, and the one within, if Linux lends to heirloom.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use heirloom_kho::linux::{self as kho, Known};
 use heirloom_kho::tree::{FolioRange, Geometry};
 use heirloom_kho::{Block, Order, PAGE_SIZE, PageSize, Pfn, Run};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::ser::{Serialize, Serializer};
 
 use super::basic::Hex;
@@ -19,7 +21,7 @@ use crate::said;
 use crate::survey::Survey;
 
 /// A stretch of memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Stretch {
     pub(crate) start: Hex,
     pub(crate) bytes: u64,
@@ -32,7 +34,7 @@ impl From<Run> for Stretch {
 }
 
 /// What a handover says and preserves.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Handover {
     /// The root page.
     pub(crate) fdt: Hex,
@@ -52,6 +54,7 @@ pub(crate) struct Handover {
     pub(crate) scratch: Option<Vec<Stretch>>,
     /// By name, as the root page has them.
     #[serde(serialize_with = "by_name")]
+    #[schemars(with = "BTreeMap<String, Subtree>")]
     pub(crate) subtrees: Vec<Subtree>,
     pub(crate) preserved: Folios,
     /// Folios that cannot be, in none of the numbers.
@@ -59,7 +62,7 @@ pub(crate) struct Handover {
 }
 
 /// Folios that the tree names and that cannot be.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Faulty {
     pub(crate) folios: u64,
     /// The first of those that are memory.
@@ -71,7 +74,7 @@ fn pair(block: Block, page: PageSize) -> (Hex, u8) {
 }
 
 /// What the root page has under a name.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Subtree {
     #[serde(skip)]
     pub(crate) name: String,
@@ -83,7 +86,7 @@ pub(crate) struct Subtree {
 }
 
 /// What is known of a subtree.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 #[serde(untagged)]
 pub(crate) enum What {
     Own(Own),
@@ -117,6 +120,18 @@ impl Folios {
     }
 }
 
+impl JsonSchema for Folios {
+    fn schema_name() -> Cow<'static, str> {
+        "Folios".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let mut schema = <Vec<(Hex, u8)>>::json_schema(generator);
+        schema.insert("description".to_owned(), "Folios by address, each with its order.".into());
+        schema
+    }
+}
+
 impl Serialize for Folios {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let order = |order| said::order(order, self.page);
@@ -126,7 +141,7 @@ impl Serialize for Folios {
 }
 
 /// The list of loans.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Loans {
     pub(crate) version: u32,
     /// Pages of the list.
@@ -142,7 +157,7 @@ pub(crate) struct Loans {
 }
 
 /// Where a handover starts.
-#[derive(Clone, Copy, Debug, serde::Serialize)]
+#[derive(Clone, Copy, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Entry {
     pub(crate) root: Hex,
     pub(crate) scratch: Hex,
@@ -222,9 +237,9 @@ impl Subtree {
     ) -> Self {
         let name = subtree.name.as_str();
         let is_own = name == heirloom_kho::SUBTREE;
-        let what = if let Some(header) = survey.header.as_ref().filter(|_| is_own) {
+        let what = if is_own && let Some(header) = survey.header.as_ref() {
             What::Own(Own::of(survey, header))
-        } else if let Some((lent, survey)) = within.filter(|_| is_own) {
+        } else if is_own && let Some((lent, survey)) = within {
             What::Loans(Loans::of(lent, survey, want))
         } else {
             // What cannot be read is among the findings.

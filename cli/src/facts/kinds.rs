@@ -19,6 +19,8 @@ pub(super) fn of(what: Opaque, says: &str) -> Option<&'static str> {
         (Opaque::File, "dmabuf") => "memory that devices share",
         (Opaque::File, "mshv") => "Hyper-V's partition",
         (Opaque::File | Opaque::Subtree, "tmpfs") => "files of a tmpfs",
+        (Opaque::File, "tmpfs-mnt") => "a tmpfs",
+        (Opaque::File, "tmpfs-file") => "a file of a tmpfs",
         (Opaque::Flb, "hugetlb") => "the pools of huge pages",
         (Opaque::Flb, "pci") => "PCI devices that keep running",
         (Opaque::Flb, "iommu") => "IOMMU domains",

@@ -4,7 +4,7 @@ use heirloom_kho::tree::FolioRange;
 use heirloom_kho::{PAGE_SIZE, Run};
 
 /// How scattered preserved memory is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Layout {
     /// Stretches of preserved frames, as long as they are.
     pub(crate) runs: u64,

@@ -18,7 +18,7 @@ use crate::text::plural;
 type Folio = (Hex, u8);
 
 /// `LUO`.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Luo {
     pub(crate) compatible: String,
     pub(crate) liveupdate_num: u64,
@@ -30,7 +30,7 @@ pub(crate) struct Luo {
 }
 
 /// Files that one owner preserved together.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Session {
     pub(crate) name: String,
     pub(crate) files: Vec<File>,
@@ -40,7 +40,7 @@ pub(crate) struct Session {
 }
 
 /// A preserved file.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct File {
     pub(crate) compatible: String,
     pub(crate) token: u64,
@@ -50,6 +50,9 @@ pub(crate) struct File {
     /// What it says, if it is of a kind that is under review.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) proposed: Option<BTreeMap<&'static str, u64>>,
+    /// Its name, if it is of a tmpfs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
     /// Which unit of systemd's has it, and under which name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) kept: Option<String>,
@@ -59,7 +62,7 @@ pub(crate) struct File {
 }
 
 /// A state that files share.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Flb {
     pub(crate) name: String,
     pub(crate) data: Hex,
@@ -67,7 +70,7 @@ pub(crate) struct Flb {
 }
 
 /// `kexec-metadata`.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Metadata {
     pub(crate) version: u32,
     pub(crate) previous_release: String,
@@ -75,14 +78,14 @@ pub(crate) struct Metadata {
 }
 
 /// `memblock`.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Memblock {
     pub(crate) compatible: String,
     pub(crate) regions: Vec<Region>,
 }
 
 /// A region that is reserved by name.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Region {
     pub(crate) name: String,
     pub(crate) start: Hex,
@@ -90,7 +93,7 @@ pub(crate) struct Region {
 }
 
 /// `kho_test`.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct KhoTest {
     pub(crate) compatible: String,
     pub(crate) nr_folios: u32,
@@ -105,7 +108,7 @@ pub(crate) struct KhoTest {
 }
 
 /// A virtually contiguous area.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Area {
     pub(crate) total_pages: u32,
     pub(crate) flags: u16,
@@ -114,7 +117,7 @@ pub(crate) struct Area {
 }
 
 /// A subtree that Linux registers.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 #[serde(untagged)]
 pub(crate) enum Linux {
     Luo(Luo),
@@ -221,12 +224,14 @@ impl File {
             Ok(memfd) => (memfd, None),
             Err(error) => (None, Some(said::reader(error, left.page_size()).to_string())),
         };
+        let kind = file.compatible.to_string();
         Self {
-            compatible: file.compatible.to_string(),
             token: file.token,
             data: Hex(file.data),
             memfd: memfd.map(|memfd| Memfd::of(&memfd, left, want)),
-            proposed: proposed::fields(left, &file.compatible.to_string(), file.data),
+            proposed: proposed::fields(left, &kind, file.data),
+            name: proposed::name(left, &kind, file.data),
+            compatible: kind,
             kept: None,
             broken,
         }

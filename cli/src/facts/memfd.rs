@@ -9,7 +9,7 @@ use crate::image::Image;
 use crate::said;
 
 /// A preserved memfd.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Memfd {
     pub(crate) size: u64,
     pub(crate) pos: u64,
@@ -31,7 +31,7 @@ pub(crate) struct Memfd {
 }
 
 /// A folio of a memfd.
-#[derive(Clone, Copy, Debug, serde::Serialize)]
+#[derive(Clone, Copy, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct MemfdFolio {
     pub(crate) pfn: u64,
     pub(crate) flags: u16,
@@ -40,7 +40,7 @@ pub(crate) struct MemfdFolio {
 }
 
 /// Bytes of a memfd that were never written.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Hole {
     pub(crate) offset: u64,
     pub(crate) bytes: u64,

@@ -10,6 +10,7 @@ mod kinds;
 mod layout;
 mod linux;
 mod memfd;
+mod now;
 mod own;
 mod proposed;
 mod published;
@@ -27,16 +28,17 @@ pub(crate) use kinds::session;
 pub(crate) use layout::Layout;
 pub(crate) use linux::{Linux, Luo};
 pub(crate) use memfd::{Memfd, each_piece};
+pub(crate) use now::Now;
 pub(crate) use own::Own;
 pub(crate) use published::{Held, Named, Published};
-pub(crate) use verdict::{Against, Compared, InOrder, NotLookedAt, Seen, Verdict};
+pub(crate) use verdict::{Against, Checked, Compared, InOrder, NotLookedAt, Seen, Verdict};
 pub(crate) use want::Want;
 
 use crate::lent::Handovers;
 use crate::roots::Roots;
 
 /// All that is known of a handover.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Facts {
     /// Of the fields here.
     pub(crate) version: u32,
@@ -49,10 +51,13 @@ pub(crate) struct Facts {
     pub(crate) not_looked_at: Vec<NotLookedAt>,
     /// All root pages in the image, if it was searched.
     pub(crate) roots: Vec<Hex>,
+    /// Of a kernel that runs, what it has yet to put into its lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) now: Option<Now>,
 }
 
 /// The file that was looked at.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct ImageFacts {
     pub(crate) path: String,
     pub(crate) format: &'static str,
@@ -82,8 +87,8 @@ impl Facts {
             let advice = first.and_then(|first| first.advice).map(|advice| format!("; {advice}"));
             let (advice, first) =
                 (advice.unwrap_or_default(), first.map_or("", |first| &first.reason));
-            let path = path.display();
-            return Err(anyhow!("{path}: no root page at {}: {first}{advice}", survey.at));
+            let (path, meant) = (path.display(), roots.meant(survey.image.page_size()));
+            return Err(anyhow!("{path}: no root page at {}: {first}{advice}{meant}", survey.at));
         };
         want.bar.finish_and_clear();
         Ok(Self {
@@ -100,6 +105,7 @@ impl Facts {
             findings: survey.findings.iter().map(Fault::from).collect(),
             not_looked_at: survey.unread.iter().map(|of| NotLookedAt::of(of, &[])).collect(),
             roots: roots.found.iter().map(|found| found.at.into()).collect(),
+            now: None,
         })
     }
 }

@@ -13,7 +13,7 @@ use crate::said;
 use crate::survey::Survey;
 
 /// The `heirloom` subtree.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Own {
     pub(crate) compatible: &'static str,
     /// Whether its page is longer than this program knows, so that more is said there.
@@ -37,7 +37,7 @@ pub(crate) struct Own {
 }
 
 /// A cache whose slabs survive.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Cache {
     pub(crate) name: String,
     pub(crate) object_size: usize,
@@ -60,7 +60,7 @@ pub(crate) struct Cache {
 }
 
 /// The seal.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Seal {
     pub(crate) first: Hex,
     /// Tables that it covers.

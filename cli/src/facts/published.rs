@@ -11,7 +11,7 @@ use super::want::Want;
 use crate::heap::{self, Container, Entry, Heap, Kind};
 
 /// A root that was published and holds handles, or reads like that.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Published {
     /// What the root names, if it is one handle and nothing else.
     #[serde(flatten)]
@@ -22,7 +22,7 @@ pub(crate) struct Published {
 }
 
 /// What a handle names.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Named {
     /// Where in the root it stands, in bytes.
     #[serde(skip_serializing_if = "is_zero")]
@@ -46,12 +46,13 @@ pub(crate) struct Named {
 }
 
 /// What a container holds.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Held {
     /// `map`, `vector`, `log`.
     pub(crate) kind: &'static str,
     pub(crate) entries: u64,
-    /// Each by its key or number, as far as they are listed. A vector does not say how large its elements are.
+    /// Each by its key or number, as far as they are listed. A vector that an older build made does not say how large its
+    /// elements are.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) listed: BTreeMap<String, Item>,
     /// How many are not.
@@ -63,7 +64,7 @@ pub(crate) struct Held {
 }
 
 /// An entry of a container.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Item {
     pub(crate) bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -122,8 +123,8 @@ impl Held {
     fn of(container: &Container<'_, '_>, want: &Want<'_>) -> Self {
         let (mut listed, mut entries, mut unlisted) = (BTreeMap::new(), 0, 0);
         let gone_through = match container.kind {
-            Kind::Vec => Ok(()),
-            Kind::Map | Kind::Log => container.each(None, &mut |Entry { key, at, bytes }| {
+            Kind::Vec if container.element().is_none() => Ok(()),
+            _ => container.each(None, &mut |Entry { key, at, bytes }| {
                 entries += 1;
                 if want.folios && listed.len() < LISTED {
                     let sha256 = want.hash.then(|| hash(want, at, bytes)).flatten();
@@ -138,7 +139,10 @@ impl Held {
             Kind::Vec => container.length().unwrap_or_default(),
             Kind::Map | Kind::Log => entries,
         };
-        let broken = gone_through.err().map(|error| format!("{error:#}"));
+        // That it is this container's is said by where it stands.
+        let broken = gone_through.err().map(|error| {
+            error.chain().skip(1).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+        });
         Self { kind: container.kind.as_str(), entries, listed, unlisted, broken }
     }
 }

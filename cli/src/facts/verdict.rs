@@ -13,7 +13,7 @@ use crate::next::Kernel;
 use crate::survey::{Survey, Unread};
 
 /// What a check comes to.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Verdict {
     /// Of the fields here.
     pub(crate) version: u32,
@@ -42,7 +42,7 @@ pub(crate) struct Verdict {
 }
 
 /// The handover that another is compared with.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Against {
     /// The file it is in.
     pub(crate) image: String,
@@ -68,7 +68,7 @@ impl Against {
 }
 
 /// What two tables come to.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Compared {
     /// Of the fields here.
     pub(crate) version: u32,
@@ -93,8 +93,28 @@ impl Compared {
     }
 }
 
+/// What `check` prints.
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
+#[serde(untagged)]
+pub(crate) enum Checked {
+    /// Of a handover.
+    Handover(Box<Verdict>),
+    /// Of two tables.
+    Tables(Compared),
+}
+
+impl Checked {
+    /// The exit status.
+    pub(crate) fn status(&self) -> u8 {
+        match self {
+            Self::Handover(verdict) => verdict.status(),
+            Self::Tables(compared) => compared.status(),
+        }
+    }
+}
+
 /// How much of a handover was looked at.
-#[derive(Clone, Copy, Debug, serde::Serialize)]
+#[derive(Clone, Copy, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Seen {
     /// The root page.
     pub(crate) fdt: Hex,
@@ -121,7 +141,7 @@ impl Seen {
 }
 
 /// What it comes to, in a word.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) enum InOrder {
     /// All was looked at, and nothing is wrong.
     #[serde(rename = "in order")]
@@ -134,7 +154,7 @@ pub(crate) enum InOrder {
 }
 
 /// Things of one name that were not looked at.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct NotLookedAt {
     /// `subtree`, `file` or `FLB`.
     pub(crate) what: &'static str,

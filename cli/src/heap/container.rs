@@ -20,6 +20,16 @@ pub(crate) enum Kind {
     Log,
 }
 
+/// What is in a container is not sound; or was not when it was looked at, as its owner was changing it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Unsound(Kind);
+
+impl fmt::Display for Unsound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the {} is not sound", self.0.as_str())
+    }
+}
+
 /// A container.
 #[derive(Clone, Copy)]
 pub(crate) struct Container<'h, 'i> {
@@ -36,6 +46,9 @@ pub(crate) struct Entry {
     pub(crate) at: PhysAddr,
     pub(crate) bytes: u64,
 }
+
+/// Bytes that an element can have.
+const ELEMENT: std::ops::RangeInclusive<u64> = 1..=4096;
 
 /// What an entry is found by.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -157,23 +170,48 @@ impl<'h, 'i> Container<'h, 'i> {
         if link == 0 { Ok(None) } else { self.meant(link, of, number).map(Some) }
     }
 
-    /// Calls `each` with what is in it, until that returns `false`. `element`: the bytes of a vector's element, which it does not
-    /// say itself.
+    /// How many bytes an element of a vector has, if it says that: one that an older build made does not.
+    pub(crate) fn element(&self) -> Option<u64> {
+        let said = || self.word(at::ELEMENT).ok().filter(|bytes| ELEMENT.contains(bytes));
+        (self.kind == Kind::Vec).then(said)?
+    }
+
+    /// Calls `each` with what is in it, until that returns `false`. `element`: the bytes of a vector's element, where it does not
+    /// say that itself.
     ///
     /// # Errors
-    /// Those of `each`; what in the container is not sound.
+    /// Those of `each`; what in the container is not sound; `element` is not what it says.
     pub(crate) fn each(
         &self,
         element: Option<u64>,
         each: &mut dyn FnMut(Entry) -> Result<bool>,
     ) -> Result<()> {
-        match self.kind {
-            Kind::Map => self.entries(each),
-            Kind::Log => self.records(each),
-            Kind::Vec => match element {
-                Some(element) => self.elements(element, each),
-                None => bail!("a vector does not say how large its elements are: --element does"),
-            },
+        let element = match (element, self.element()) {
+            _ if self.kind != Kind::Vec => 1,
+            (Some(named), Some(said)) if named != said => {
+                bail!("the vector's elements have {said} bytes each: leave out --element")
+            }
+            (Some(element), _) | (None, Some(element)) => element,
+            (None, None) => bail!(
+                "the vector does not say how large its elements are, as an older build made it: --element does"
+            ),
+        };
+        ensure!(ELEMENT.contains(&element), "an element has 1 to 4096 bytes");
+        let mut refused = None;
+        let mut each = |entry| {
+            each(entry).or_else(|error| {
+                refused = Some(error);
+                Ok(false)
+            })
+        };
+        let gone_through = match self.kind {
+            Kind::Map => self.entries(&mut each),
+            Kind::Log => self.records(&mut each),
+            Kind::Vec => self.elements(element, &mut each),
+        };
+        match refused {
+            Some(error) => Err(error),
+            None => gone_through.context(Unsound(self.kind)),
         }
     }
 
@@ -238,7 +276,6 @@ impl<'h, 'i> Container<'h, 'i> {
 
     fn elements(&self, element: u64, each: &mut dyn FnMut(Entry) -> Result<bool>) -> Result<()> {
         const HEADER: u64 = CHUNK_HEADER as u64;
-        ensure!((1..=4096).contains(&element), "an element has 1 to 4096 bytes");
         let (length, per_chunk) = (self.word(at::LEN)?, (SEGMENT_BYTES as u64 - HEADER) / element);
         // Place 0 holds the element that is being replaced: the head has its number plus one.
         let replaced = self.word(REPLACED)?;

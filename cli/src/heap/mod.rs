@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 
 use anyhow::{Context, Result};
-pub(crate) use container::{Container, Entry, Key, Kind};
+pub(crate) use container::{Container, Entry, Key, Kind, Unsound};
 use heirloom_kho::{Block, Left, PageSize, Pages, PhysAddr, Run};
 use heirloom_slab::CacheRecord;
 use heirloom_slab::internal::ImageCaches;

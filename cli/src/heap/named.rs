@@ -77,7 +77,7 @@ impl Named {
                 (What::Blob, addr, bytes, preserved(page.covering(addr, bytes)))
             }
         };
-        let object = heap.object(addr).filter(|_| what == What::Object);
+        let object = if what == What::Object { heap.object(addr) } else { None };
         let cache = object.map(|object| object.cache.name().as_str().to_owned());
         Some(Self { offset, what, addr, bytes, cache, is_there })
     }

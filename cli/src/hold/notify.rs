@@ -19,18 +19,23 @@ const MOST_FDS: usize = 253;
 /// The most bytes of a message that are looked at.
 const MOST_BYTES: usize = 4096;
 
-/// What a service asks for.
+/// What a service says, which may be both at once. The rest needs no answer: how it is, or that it waits until this was
+/// read (which it learns as its descriptor is closed).
 #[derive(Debug)]
-pub(super) enum Message {
+pub(super) struct Message {
+    /// It has begun.
+    pub(super) ready: bool,
+    /// What it asks for.
+    pub(super) store: Option<Store>,
+}
+
+/// What a service asks its store of descriptors for.
+#[derive(Debug)]
+pub(super) enum Store {
     /// To keep these descriptors under a name.
     Keep(String, Vec<OwnedFd>),
     /// To drop what is kept under a name.
     Drop(String),
-    /// Nothing: it has begun.
-    Ready,
-    /// What needs no answer: how it is, or that it waits until this was read (which it
-    /// learns as its descriptor is closed).
-    Other,
 }
 
 /// The socket, in a directory that nothing of another user's reaches.
@@ -104,14 +109,16 @@ impl Drop for Notify {
 /// Reads a message: lines of `KEY=value`.
 fn read(text: &str, fds: Vec<OwnedFd>) -> Message {
     let value = |key| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-    // As systemd has it: `stored` where the service gives no name, or one that could not be listed.
-    let name = value("FDNAME").filter(|name| is_name(name)).unwrap_or("stored").to_owned();
-    match (value("FDSTORE"), value("FDSTOREREMOVE")) {
-        (_, Some("1")) => Message::Drop(name),
-        (Some("1"), _) => Message::Keep(name, fds),
-        _ if value("READY") == Some("1") => Message::Ready,
-        _ => Message::Other,
-    }
+    let is = |key| text.lines().any(|line| line.strip_prefix(key) == Some("=1"));
+    let name = value("FDNAME").filter(|name| is_name(name));
+    // As systemd has it: nothing is dropped without a name; `stored` where the service gives none to keep something
+    // under, or one that could not be listed.
+    let store = if is("FDSTOREREMOVE") {
+        name.map(|name| Store::Drop(name.to_owned()))
+    } else {
+        is("FDSTORE").then(|| Store::Keep(name.unwrap_or("stored").to_owned(), fds))
+    };
+    Message { ready: is("READY"), store }
 }
 
 #[cfg(test)]
@@ -122,19 +129,34 @@ mod tests {
     fn messages_are_read_as_systemd_reads_them() {
         let null = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         let keep = |text| match read(text, vec![null()]) {
-            Message::Keep(name, fds) => (name, fds.len()),
+            Message { ready, store: Some(Store::Keep(name, fds)) } => (name, fds.len(), ready),
             other => panic!("{other:?}"),
         };
-        assert_eq!(keep("FDSTORE=1\nFDPOLL=0\nFDNAME=cache\n"), ("cache".to_owned(), 1));
-        assert_eq!(keep("FDNAME=cache\nFDSTORE=1"), ("cache".to_owned(), 1));
+        assert_eq!(keep("FDSTORE=1\nFDPOLL=0\nFDNAME=cache\n"), ("cache".to_owned(), 1, false));
+        assert_eq!(keep("FDNAME=cache\nFDSTORE=1"), ("cache".to_owned(), 1, false));
         for nameless in ["FDSTORE=1", "FDSTORE=1\nFDNAME=", "FDSTORE=1\nFDNAME=a:b"] {
-            assert_eq!(keep(nameless), ("stored".to_owned(), 1), "{nameless:?}");
+            assert_eq!(keep(nameless), ("stored".to_owned(), 1, false), "{nameless:?}");
         }
-        let dropped = read("FDSTOREREMOVE=1\nFDNAME=cache", Vec::new());
-        assert!(matches!(dropped, Message::Drop(name) if name == "cache"));
-        assert!(matches!(read("READY=1\n", Vec::new()), Message::Ready));
-        for other in ["", "READY=0", "BARRIER=1", "FDSTORE=0\nFDNAME=cache", "FDSTORE"] {
-            assert!(matches!(read(other, vec![null()]), Message::Other), "{other:?}");
+        let dropped = |text| match read(text, Vec::new()) {
+            Message { ready, store: Some(Store::Drop(name)) } => (name, ready),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(dropped("FDSTOREREMOVE=1\nFDNAME=cache"), ("cache".to_owned(), false));
+        // What has no name, or none that it can have, is not dropped with others that have none.
+        for nameless in
+            ["FDSTOREREMOVE=1", "FDSTOREREMOVE=1\nFDNAME=a:b", "FDSTORE=1\nFDSTOREREMOVE=1"]
+        {
+            assert!(read(nameless, Vec::new()).store.is_none(), "{nameless:?}");
+        }
+        // One message may say both.
+        for text in ["READY=1\nFDSTORE=1\nFDNAME=cache", "FDSTORE=1\nFDNAME=cache\nREADY=1\n"] {
+            assert_eq!(keep(text), ("cache".to_owned(), 1, true), "{text:?}");
+        }
+        assert_eq!(dropped("READY=1\nFDSTOREREMOVE=1\nFDNAME=a"), ("a".to_owned(), true));
+        assert!(matches!(read("READY=1\n", Vec::new()), Message { ready: true, store: None }));
+        for other in ["", "READY=0", "BARRIER=1", "FDSTORE=0\nFDNAME=cache", "FDSTORE", "READY"] {
+            let read = read(other, vec![null()]);
+            assert!(matches!(read, Message { ready: false, store: None }), "{other:?}: {read:?}");
         }
     }
 }

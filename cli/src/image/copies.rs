@@ -131,9 +131,10 @@ impl Copies {
         if !there.get(&pfn.get()).is_some_and(|all| all.iter().any(long_enough)) {
             drop(there);
             let bytes = count.checked_mul(size_of::<u64>())?;
-            let mapped = place.filter(|_| bytes > LONG);
-            let mapped = mapped.and_then(|(file, offset)| Mapped::new(file, offset, bytes));
-            let stretch = if let Some(mapped) = mapped {
+            let stretch = if bytes > LONG
+                && let Some((file, offset)) = place
+                && let Some(mapped) = Mapped::new(file, offset, bytes)
+            {
                 Stretch::Mapped(mapped)
             } else {
                 let mut room = self.room.borrow_mut();

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use super::piece::Piece;
-use super::twins::apart;
+use super::twins::{apart, numbered};
 use crate::machine::{ByteOrder, Machine};
 use anyhow::{Context, Result, ensure};
 use heirloom_kho::PageSize;
@@ -56,10 +56,13 @@ pub(super) fn read(file: &File, length: u64, zeroes: bool) -> Result<Core> {
     let headers = headers.context("bad ELF program headers: is the file cut off?")?;
     let (mut pieces, mut declared, mut cut) = (Vec::new(), Vec::new(), 0_u64);
     let (mut addressed, mut unaddressed, mut page_size) = (false, 0, None);
+    let mut room = NOTES;
     for (index, header) in headers.iter().enumerate() {
         let kind = header.p_type(endian);
         if kind == PT_NOTE {
-            let pages = noted(file, header.p_offset(endian), header.p_filesz(endian));
+            let bytes = header.p_filesz(endian).min(room);
+            room -= bytes;
+            let pages = noted(file, header.p_offset(endian), bytes);
             let known = pages.and_then(PageSize::new);
             ensure!(
                 pages.is_none() || known.is_some(),
@@ -112,7 +115,10 @@ pub(super) fn read(file: &File, length: u64, zeroes: bool) -> Result<Core> {
         addressed || pieces.len() == 1,
         "every segment has physical address 0: the core of a process, not of a machine",
     );
-    let mut pieces = apart(std::slice::from_ref(file), pieces, "segments")?;
+    // Only what a running kernel shows of itself (`/proc/kcore`) has such segments: it goes on while it is read, and has
+    // its own text, data included, a second time.
+    let files = (unaddressed == 0).then(|| std::slice::from_ref(file));
+    let mut pieces = apart(files, pieces, &numbered("segments"))?;
     let missing = missing(declared, &pieces);
     let declared = missing.iter().map(|piece| piece.bytes).sum();
     if zeroes {
@@ -125,11 +131,13 @@ pub(super) fn read(file: &File, length: u64, zeroes: bool) -> Result<Core> {
     Ok(Core { pieces, declared, cut, unaddressed, page_size, machine })
 }
 
+/// Bytes of notes that are read, in all segments together: more than any kernel writes. Without it a forged core would have each of
+/// its segments read the same bytes again.
+const NOTES: u64 = 1 << 20;
+
 /// The size of a page, as the notes of a Linux core have it, in `bytes` bytes at `offset`.
 fn noted(file: &File, offset: u64, bytes: u64) -> Option<u64> {
-    /// More than any kernel writes.
-    const MOST: u64 = 1 << 20;
-    let mut notes = vec![0; usize::try_from(bytes.min(MOST)).ok()?];
+    let mut notes = vec![0; usize::try_from(bytes).ok()?];
     file.read_exact_at(&mut notes, offset).ok()?;
     let mut rest = &*notes;
     while let Some((head, behind)) = rest.split_at_checked(12) {

@@ -28,7 +28,7 @@ impl Files {
 
     /// The file of this number, if it cannot become shorter while it is mapped.
     pub(super) fn mappable(&self, file: usize) -> Option<&File> {
-        self.read.get(file).filter(|_| self.own.get(file).is_some_and(|own| *own))
+        if *self.own.get(file)? { self.read.get(file) } else { None }
     }
 
     /// Of the pages that `piece` has from byte `skip` on in `bytes` bytes, the bytes before the first that is packed and

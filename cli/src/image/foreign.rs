@@ -3,8 +3,10 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::FileType;
 
 /// What a file starts with, what it is, and what to do about it.
@@ -39,11 +41,23 @@ const SNAPSHOTS: [&[u8]; 4] =
 const VMEM: &str = "the .vmem file beside it is raw memory, --base 0, as far as it has no hole \
                     below 4 GiB";
 
-/// Opens the file of an image: `-` is standard input.
-pub(super) fn open(path: &Path) -> Result<File> {
+/// Opens the file of an image, or of a kernel: `-` is standard input.
+///
+/// # Errors
+/// There is none; or standard input, which can be read once, was opened before.
+pub(crate) fn open(path: &Path) -> Result<File> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
     if path == Path::new("-") {
         let input = std::io::stdin().as_fd().try_clone_to_owned();
-        return Ok(File::from(input.context("cannot read standard input")?));
+        let input = input.context("cannot read standard input")?;
+        let stat = rustix::fs::fstat(&input).context("cannot stat it")?;
+        if is_stream(FileType::from_raw_mode(stat.st_mode)).is_ok_and(|stream| stream) {
+            ensure!(
+                !TAKEN.swap(true, Relaxed),
+                "standard input can be read once, and is named twice: one of the two must be a file"
+            );
+        }
+        return Ok(File::from(input));
     }
     File::open(path).context("cannot open it")
 }

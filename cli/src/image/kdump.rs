@@ -314,9 +314,10 @@ impl Kdump {
                 let mut zlib = flate2::Decompress::new(true);
                 let ended =
                     zlib.decompress(&from, &mut page, flate2::FlushDecompress::Finish).ok()?;
-                usize::try_from(zlib.total_out())
-                    .ok()
-                    .filter(|_| ended == flate2::Status::StreamEnd)?
+                if ended != flate2::Status::StreamEnd {
+                    return None;
+                }
+                usize::try_from(zlib.total_out()).ok()?
             }
             packed::LZO => lzokay::decompress::decompress(&from, &mut page).ok()?,
             packed::SNAPPY => snap::raw::Decoder::new().decompress(&from, &mut page).ok()?,

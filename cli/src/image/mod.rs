@@ -35,16 +35,17 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use copies::Copies;
 use files::Files;
 pub(crate) use files::identity;
+pub(crate) use foreign::open;
 use heirloom_kho::PageSize;
 use heirloom_kho::{Pfn, PhysAddr, Run};
 use heirloom_restore::Entry;
 use holes::extent;
 use open::Parts;
-pub(crate) use open::{Format, Passed, Reading, is_arena};
+pub(crate) use open::{Format, Passed, Reading, is_arena, is_memory};
 use piece::{Bytes, Piece};
 pub(crate) use spool::{DICTIONARY, Packed, XZ_KIB, xz_dictionary};
 
@@ -95,7 +96,15 @@ impl Image {
             format,
             packed,
             entry,
-            runs: runs(&pieces, page)?,
+            runs: runs(&pieces, page).map_err(|error| {
+                let way = match &passed {
+                    Passed { declared: 1.., zeroes: false, .. } => {
+                        "; --zero-excluded takes what it declares and has not for zeroes"
+                    }
+                    _ => "",
+                };
+                anyhow!("{error}{way}")
+            })?,
             pieces: pieces.into(),
             page: (page, known),
             machine,

@@ -58,6 +58,8 @@ pub(crate) struct Passed {
     pub(crate) cut: u64,
     /// Why the file is not whole, if that is known.
     pub(crate) broken: Option<String>,
+    /// Bytes behind what is packed that are no part of it.
+    pub(crate) behind: u64,
 }
 
 /// How a file is to be read.
@@ -97,17 +99,17 @@ impl Parts {
     /// # Errors
     /// What is wrong with the file, for a person.
     pub(super) fn read(path: &Path, reading: &Reading) -> Result<Self> {
-        let Opened { file, named, own, packed, broken, head } = Opened::new(path)?;
+        let Opened { file, named, own, packed, broken, behind, head } = Opened::new(path)?;
         let length = length(&file).context("cannot stat it")?;
         let zeroes = reading.zero_excluded;
         let mut files = Files { read: vec![file], own: vec![own], named: vec![named], kdump: None };
         let file = &files.read[0];
-        let mut passed = Passed { zeroes, broken, ..Passed::default() };
+        let mut passed = Passed { zeroes, broken, behind, ..Passed::default() };
         let (mut entry, mut said, mut machine) = (None, None, None);
         let (format, pieces) = match reading.base {
             Some(base) => {
                 is_raw(&head, "--base")?;
-                (Format::Raw, raw(base, &mut files, reading, &mut passed)?)
+                (Format::Raw, raw((path, base), &mut files, reading, &mut passed)?)
             }
             None if !reading.more.is_empty() => {
                 bail!(
@@ -130,7 +132,7 @@ impl Parts {
             None if head.starts_with(lime::MAGIC) => {
                 let (pieces, cut) = lime::read(file, length)?;
                 passed.cut = cut;
-                (Format::Lime, twins::apart(&files.read, pieces, "ranges")?)
+                (Format::Lime, twins::apart(Some(&files.read), pieces, &twins::numbered("ranges"))?)
             }
             None if head.starts_with(kdump::MAGIC) => {
                 let dump = kdump::read(file, length, zeroes)?;
@@ -145,8 +147,8 @@ impl Parts {
             None => {
                 foreign::refuse(&head)?;
                 bail!(
-                    "no ELF core; if it is raw memory, give the address of its first byte with \
-                     --base",
+                    "nothing that is read here: an ELF core, a kdump file, a LiME image, an arena; if it is raw memory, give \
+                     the address of its first byte with --base",
                 )
             }
         };
@@ -184,6 +186,8 @@ struct Opened {
     own: bool,
     packed: Vec<Packed>,
     broken: Option<String>,
+    /// Bytes behind what is packed that are no part of it.
+    behind: u64,
     /// Its first bytes.
     head: Vec<u8>,
 }
@@ -197,7 +201,7 @@ impl Opened {
         let stat = rustix::fs::fstat(&file).context("cannot stat it")?;
         let stream = foreign::is_stream(FileType::from_raw_mode(stat.st_mode))?;
         let named = identity(&file.metadata().context("cannot stat it")?);
-        let (mut packed, mut broken) = (Vec::new(), None);
+        let (mut packed, mut broken, mut behind) = (Vec::new(), None, 0);
         if stream {
             let spooled = spool::spool(file)?;
             (file, broken) = (spooled.file, spooled.cut);
@@ -209,14 +213,27 @@ impl Opened {
             file.read_exact_at(&mut head, 0).context("cannot read it")?;
             let Some(next) = Packed::of(&head) else {
                 let own = stream || !packed.is_empty();
-                return Ok(Self { file, named, own, packed, broken, head });
+                return Ok(Self { file, named, own, packed, broken, behind, head });
             };
             ensure!(packed.len() < NESTED, "packed {NESTED} times, and then again");
             let spooled = next.unpack(file)?;
             packed.push(next);
             (file, broken) = (spooled.file, broken.or(spooled.cut));
+            behind += spooled.behind;
         }
     }
+}
+
+/// Whether a file that starts with `head` has memory, as it says itself: a core of it, a dump, an arena.
+pub(crate) fn is_memory(head: &[u8]) -> bool {
+    const CORE: u16 = 4;
+    let kind = head.get(16..18).and_then(|kind| kind.try_into().ok());
+    let kind = kind.map(|kind| match head.get(5) {
+        Some(2) => u16::from_be_bytes(kind),
+        _ => u16::from_le_bytes(kind),
+    });
+    head.starts_with(elf::MAGIC) && kind == Some(CORE)
+        || [kdump::MAGIC, lime::MAGIC, ARENA].iter().any(|magic| head.starts_with(magic))
 }
 
 /// What the file of an arena starts with.
@@ -240,7 +257,12 @@ fn pieces_of(ranges: &[ArenaRange]) -> Vec<Piece> {
 }
 
 /// The pieces of raw memory: the image's own file, and more of them, each from its address on.
-fn raw(base: u64, files: &mut Files, reading: &Reading, passed: &mut Passed) -> Result<Vec<Piece>> {
+fn raw(
+    (path, base): (&Path, u64),
+    files: &mut Files,
+    reading: &Reading,
+    passed: &mut Passed,
+) -> Result<Vec<Piece>> {
     let page = reading.page_size.unwrap_or(PageSize::BUILD).bytes() as u64;
     let mut pieces = Vec::new();
     let mut piece = |file: &File, start: u64, option: &str| {
@@ -258,11 +280,13 @@ fn raw(base: u64, files: &mut Files, reading: &Reading, passed: &mut Passed) -> 
         Ok(())
     };
     piece(&files.read[0], base, "--base")?;
-    let mut opened = Vec::new();
+    let (mut opened, mut passed_behind) = (Vec::new(), 0);
     for (path, start) in &reading.more {
         let said = || path.display().to_string();
-        let Opened { file, named, own, broken, head, .. } = Opened::new(path).with_context(said)?;
+        let Opened { file, named, own, broken, behind, head, .. } =
+            Opened::new(path).with_context(said)?;
         is_raw(&head, "--raw").and_then(|()| piece(&file, *start, "--raw")).with_context(said)?;
+        passed_behind += behind;
         opened.push((file, own, named, broken));
     }
     for (file, own, named, broken) in opened {
@@ -271,5 +295,12 @@ fn raw(base: u64, files: &mut Files, reading: &Reading, passed: &mut Passed) -> 
         files.named.push(named);
         passed.broken = passed.broken.take().or(broken);
     }
-    twins::apart(&files.read, pieces, "files")
+    passed.behind += passed_behind;
+    let name = |number: usize| match number.checked_sub(1).and_then(|at| reading.more.get(at)) {
+        Some((path, _)) => path.display().to_string(),
+        None => path.display().to_string(),
+    };
+    twins::apart(Some(&files.read), pieces, &|one, other| {
+        format!("{} and {}", name(one), name(other))
+    })
 }

@@ -10,15 +10,17 @@
 //! So it takes room where temporary files lie, and no memory.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read};
+use std::io::{self, BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, ensure};
-use flate2::bufread::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 use lzma_rust2::XzReader;
 use rustix::fs::{Mode, OFlags};
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
+
+use super::holes::extent;
 
 /// How a file is packed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,7 +58,9 @@ impl Packed {
     ///
     /// # Errors
     /// Nothing of it can be unpacked, or there is no room for it.
-    pub(super) fn unpack(self, file: File) -> Result<Spooled> {
+    pub(super) fn unpack(self, mut file: File) -> Result<Spooled> {
+        // Standard input can be a file that was read before.
+        file.rewind().context("cannot read it")?;
         if self == Self::Xz {
             // A block's header is no longer than 1 KiB.
             let mut head = [0; 2048];
@@ -73,9 +77,9 @@ impl Packed {
         }
         let file = BufReader::with_capacity(STEP, file);
         match self {
-            Self::Gzip => spool(MultiGzDecoder::new(file)),
-            Self::Zstd => spool(Frames { from: file, frame: FrameDecoder::new(), within: false }),
-            Self::Xz => spool(XzReader::new_mem_limit(file, true, XZ_KIB)),
+            Self::Gzip => Streams::<GzDecoder<_>>::spool(file),
+            Self::Zstd => Streams::<Frame>::spool(file),
+            Self::Xz => Streams::<XzReader<_>>::spool(file),
             Self::Flattened => arrange(file),
         }
     }
@@ -87,6 +91,8 @@ pub(super) struct Spooled {
     pub(super) file: File,
     /// Why it is not whole, if it is not.
     pub(super) cut: Option<String>,
+    /// Bytes behind what is packed that are no part of it.
+    pub(super) behind: u64,
 }
 
 /// The largest dictionary that an xz file's first block may have, in bytes: twice that of `xz -9`.
@@ -176,7 +182,7 @@ pub(super) fn spool(mut from: impl Read) -> Result<Spooled> {
         }
     }
     file.set_len(at).context(ROOM)?;
-    Ok(Spooled { file, cut })
+    Ok(Spooled { file, cut, behind: 0 })
 }
 
 /// What is said where a temporary file cannot be written.
@@ -246,7 +252,7 @@ fn arrange(mut from: impl Read) -> Result<Spooled> {
         pieces += 1;
     };
     file.set_len(end).context(ROOM)?;
-    Ok(Spooled { file, cut })
+    Ok(Spooled { file, cut, behind: 0 })
 }
 
 /// A file that has no name, in the directory for temporary files.
@@ -272,62 +278,203 @@ fn unnamed() -> io::Result<File> {
     Err(ErrorKind::AlreadyExists.into())
 }
 
-/// What zstd frames unpack to, one behind the other.
-struct Frames<R> {
-    from: R,
-    frame: FrameDecoder,
-    /// Whether it is within a frame.
-    within: bool,
+/// A file that is packed, read from its first byte on.
+type Packing = BufReader<File>;
+
+/// What one packed stream unpacks to.
+trait Stream: Read + Sized {
+    /// Whether a stream begins with these bytes.
+    fn begins(head: &[u8]) -> bool;
+
+    /// Begins with the stream that starts here.
+    fn new(from: Packing) -> io::Result<Self>;
+
+    /// Returns the file, behind the stream.
+    fn end(self) -> Packing;
 }
 
-impl<R: BufRead> Frames<R> {
-    /// Begins the next frame; `false` if there is none.
-    fn begin(&mut self) -> io::Result<bool> {
-        while !self.from.fill_buf()?.is_empty() {
-            match self.frame.init(&mut self.from) {
-                Ok(()) => return Ok(true),
-                Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
-                    length,
-                    ..
-                })) => {
-                    let skipped =
-                        io::copy(&mut self.from.by_ref().take(length.into()), &mut io::sink())?;
-                    if skipped < length.into() {
-                        return Err(ErrorKind::UnexpectedEof.into());
-                    }
-                }
-                Err(error) => return Err(io::Error::other(error)),
-            }
-        }
-        Ok(false)
+impl Stream for GzDecoder<Packing> {
+    fn begins(head: &[u8]) -> bool {
+        Packed::of(head) == Some(Packed::Gzip)
+    }
+
+    fn new(from: Packing) -> io::Result<Self> {
+        Ok(Self::new(from))
+    }
+
+    fn end(self) -> Packing {
+        self.into_inner()
     }
 }
 
-impl<R: BufRead> Read for Frames<R> {
+impl Stream for XzReader<Packing> {
+    fn begins(head: &[u8]) -> bool {
+        Packed::of(head) == Some(Packed::Xz)
+    }
+
+    fn new(from: Packing) -> io::Result<Self> {
+        Ok(Self::new_mem_limit(from, false, XZ_KIB))
+    }
+
+    fn end(self) -> Packing {
+        self.into_inner()
+    }
+}
+
+/// Streams in a file, one behind the other, as one. Zeroes may stand between them and behind them, as tapes and disks fill up
+/// a block with.
+struct Streams<S> {
+    stream: Option<S>,
+    /// Bytes behind the last one that are none.
+    behind: u64,
+}
+
+impl<S: Stream> Streams<S> {
+    /// Makes a file of what the streams of `file` unpack to.
+    fn spool(file: Packing) -> Result<Spooled> {
+        let mut streams =
+            Self { stream: Some(S::new(file).context("cannot unpack it")?), behind: 0 };
+        let spooled = spool(&mut streams)?;
+        Ok(Spooled { behind: streams.behind, ..spooled })
+    }
+
+    /// The next stream of a file, if there is one.
+    fn next(&mut self, mut from: Packing) -> io::Result<Option<S>> {
+        let at = from.stream_position()?;
+        let file = from.get_ref();
+        let length = file.metadata()?.len();
+        let at = behind_zeroes(file, at, length)?;
+        let mut head = [0; 6];
+        let read = file.read_at(&mut head, at)?;
+        if head.get(..read).is_some_and(S::begins) {
+            from.seek(SeekFrom::Start(at))?;
+            return S::new(from).map(Some);
+        }
+        // Where one more stream is, what stands in between was one too, and what it held is missing.
+        if is_further_on(file, at, length, S::begins)? {
+            let what = format!("at byte {at:#x} of the file is no stream, and further on is one");
+            return Err(io::Error::new(ErrorKind::InvalidData, what));
+        }
+        self.behind = length - at;
+        Ok(None)
+    }
+}
+
+impl<S: Stream> Read for Streams<S> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        loop {
-            if !self.within && !self.begin()? {
-                return Ok(0);
-            }
-            self.within = true;
-            while self.frame.can_collect() == 0 && !self.frame.is_finished() {
-                let decoded =
-                    self.frame.decode_blocks(&mut self.from, BlockDecodingStrategy::UptoBlocks(1));
-                decoded.map_err(io::Error::other)?;
-            }
-            let read = self.frame.read(into)?;
+        while let Some(stream) = &mut self.stream {
+            let read = stream.read(into)?;
             if read > 0 || into.is_empty() {
                 return Ok(read);
             }
-            self.within = false;
-            let sums =
-                self.frame.get_checksum_from_data().zip(self.frame.get_calculated_checksum());
-            if sums.is_some_and(|(said, found)| said != found) {
-                return Err(io::Error::new(
-                    ErrorKind::InvalidData,
-                    "a frame's checksum is not that of its bytes",
-                ));
-            }
+            let ended = self.stream.take().map(S::end);
+            self.stream = ended.map(|file| self.next(file)).transpose()?.flatten();
         }
+        Ok(0)
+    }
+}
+
+/// The first byte of a file from `at` on that is not zero; `end`, where it ends, if there is none.
+fn behind_zeroes(file: &File, at: u64, end: u64) -> io::Result<u64> {
+    let mut buffer = vec![0; STEP];
+    let mut at = at;
+    while let Some((data, hole)) = extent(file, at, end) {
+        at = data;
+        while at < hole {
+            let step = usize::try_from(hole - at).unwrap_or(STEP).min(STEP);
+            let bytes = buffer.get_mut(..step).unwrap_or_default();
+            file.read_exact_at(bytes, at)?;
+            if let Some(found) = bytes.iter().position(|byte| *byte != 0) {
+                return Ok(at + found as u64);
+            }
+            at += step as u64;
+        }
+    }
+    Ok(end)
+}
+
+/// Whether a stream begins anywhere in a file from `at` on.
+fn is_further_on(file: &File, at: u64, end: u64, begins: fn(&[u8]) -> bool) -> io::Result<bool> {
+    /// Bytes that tell a stream, but for the first.
+    const MORE: usize = 5;
+    let mut buffer = vec![0; STEP + MORE];
+    let mut at = at;
+    while let Some((data, hole)) = extent(file, at, end) {
+        at = data;
+        while at < hole {
+            let read = file.read_at(&mut buffer, at)?;
+            let bytes = buffer.get(..read).unwrap_or_default();
+            if (0..read.min(STEP)).any(|from| bytes.get(from..).is_some_and(begins)) {
+                return Ok(true);
+            }
+            at = at.saturating_add(STEP as u64);
+        }
+    }
+    Ok(false)
+}
+
+/// What a zstd frame unpacks to; nothing, of one that is to be skipped.
+struct Frame {
+    from: Packing,
+    decoder: FrameDecoder,
+    skipped: bool,
+}
+
+impl Stream for Frame {
+    fn begins(head: &[u8]) -> bool {
+        let skipped = |head: &[u8; 4]| {
+            let [first, rest @ ..] = *head;
+            first & 0xf0 == 0x50 && rest == [0x2a, 0x4d, 0x18]
+        };
+        Packed::of(head) == Some(Packed::Zstd) || head.first_chunk().is_some_and(skipped)
+    }
+
+    fn new(mut from: Packing) -> io::Result<Self> {
+        let mut decoder = FrameDecoder::new();
+        let skipped = match decoder.init(&mut from) {
+            Ok(()) => false,
+            Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
+                length,
+                ..
+            })) => {
+                let skipped = io::copy(&mut from.by_ref().take(length.into()), &mut io::sink())?;
+                if skipped < length.into() {
+                    return Err(ErrorKind::UnexpectedEof.into());
+                }
+                true
+            }
+            Err(error) => return Err(io::Error::other(error)),
+        };
+        Ok(Self { from, decoder, skipped })
+    }
+
+    fn end(self) -> Packing {
+        self.from
+    }
+}
+
+impl Read for Frame {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.skipped {
+            return Ok(0);
+        }
+        while self.decoder.can_collect() == 0 && !self.decoder.is_finished() {
+            let decoded =
+                self.decoder.decode_blocks(&mut self.from, BlockDecodingStrategy::UptoBlocks(1));
+            decoded.map_err(io::Error::other)?;
+        }
+        let read = self.decoder.read(into)?;
+        if read > 0 || into.is_empty() {
+            return Ok(read);
+        }
+        let sums =
+            self.decoder.get_checksum_from_data().zip(self.decoder.get_calculated_checksum());
+        if sums.is_some_and(|(said, found)| said != found) {
+            return Err(io::Error::new(
+                ErrorKind::InvalidData,
+                "a frame's checksum is not that of its bytes",
+            ));
+        }
+        Ok(0)
     }
 }

@@ -11,12 +11,17 @@ use anyhow::{Context, Result, bail};
 use super::holes::extent;
 use super::piece::{Bytes, Piece};
 
-/// The pieces without what another one has too, by address. Each has a number, by which an error names it, as one
-/// of `what`.
+/// Names two pieces by their numbers, as two of `what`.
+pub(super) fn numbered(what: &str) -> impl Fn(usize, usize) -> String {
+    move |one, other| format!("{what} {one} and {other}")
+}
+
+/// The pieces without what another one has too, by address. Each has a number, by which `both` names two of them. `files` has them; `None` if they are of memory that goes on changing: two looks at one byte need not agree
+/// then.
 pub(super) fn apart(
-    files: &[File],
+    files: Option<&[File]>,
     mut pieces: Vec<(usize, Piece)>,
-    what: &str,
+    both: &dyn Fn(usize, usize) -> String,
 ) -> Result<Vec<Piece>> {
     pieces.sort_by_key(|(_, piece)| (piece.start, std::cmp::Reverse(piece.bytes)));
     let mut kept: Vec<(usize, Piece)> = Vec::with_capacity(pieces.len());
@@ -24,8 +29,9 @@ pub(super) fn apart(
     for (index, piece) in pieces {
         // From its first byte on, what was kept has no gap: each starts where the one before ends.
         let after = kept.partition_point(|(_, other)| other.end() <= piece.start);
-        for (before, other) in kept.iter().skip(after) {
-            let (Some(one), Some(other)) = (
+        for &(before, other) in kept.iter().skip(after) {
+            let (Some(files), Some(one), Some(other)) = (
+                files,
                 piece.from(piece.start.max(other.start)),
                 other.from(piece.start.max(other.start)),
             ) else {
@@ -36,12 +42,13 @@ pub(super) fn apart(
             match twins.difference(one.from, other.from, bytes).context("cannot read it")? {
                 Twin::Same => {}
                 Twin::Differs(at) => bail!(
-                    "{what} {before} and {index} both have {:#x}, with other bytes",
+                    "{} both have {:#x}, with other bytes",
+                    both(before, index),
                     one.start + at,
                 ),
                 Twin::TooMuch => bail!(
-                    "{what} {before} and {index} both have {:#x}, and so much of memory stands twice as the file \
-                     has no bytes for",
+                    "{} both have {:#x}, and so much of memory stands twice as the file has no bytes for",
+                    both(before, index),
                     piece.start,
                 ),
             }

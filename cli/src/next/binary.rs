@@ -173,7 +173,7 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<usize> {
 
 /// Unpacks gzip, xz and zstd; `None` if `bytes` are none of them. What stands behind is passed over: the size,
 /// in a bzImage.
-fn decompress(bytes: &[u8]) -> Result<Option<Vec<u8>>> {
+pub(super) fn decompress(bytes: &[u8]) -> Result<Option<Vec<u8>>> {
     let mut out = Vec::new();
     let mut all = |from: &mut dyn Read| {
         let read = from.take(LARGEST + 1).read_to_end(&mut out);

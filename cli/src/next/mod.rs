@@ -12,6 +12,7 @@ mod config;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -22,6 +23,7 @@ use config::Config;
 pub(crate) use table::name;
 use table::{Table, Takes, known};
 
+use crate::image;
 use crate::machine::Machine;
 
 /// The kernel that is to come next.
@@ -64,6 +66,8 @@ pub(crate) enum Taking {
     Tail,
 }
 
+/// What is said of a file that holds memory.
+const IS_MEMORY: &str = "an image of memory, and no kernel: name the vmlinuz or the vmlinux of the one to come, or its release";
 /// Bytes that a kernel has at least.
 const SMALLEST: usize = 4096;
 /// Structures that a kernel takes itself, or not at all.
@@ -76,10 +80,11 @@ impl Kernel {
     ///
     /// # Errors
     /// One of them is no kernel, with the reason; or one behind the first is, as a single kernel comes next.
-    pub(crate) fn open(named: &[String]) -> Result<Option<Self>> {
+    pub(crate) fn open(named: &[OsString]) -> Result<Option<Self>> {
         let mut all: Option<Self> = None;
         for name in named {
-            let next = Self::one(name).with_context(|| name.clone())?;
+            let next = Self::one(name).with_context(|| name.display().to_string())?;
+            let name = name.display();
             match &mut all {
                 None => all = Some(next),
                 Some(all) => {
@@ -107,24 +112,36 @@ impl Kernel {
     }
 
     /// The kernel that `named` is: a release that is known, or a file.
-    fn one(named: &str) -> Result<Self> {
-        if !named.contains('/')
-            && let Some(table) = Table::of_known(named)?
-        {
-            let is_linux = table::release(named).is_some();
-            return Ok(Self::new(table, None, is_linux));
-        }
+    fn one(named: &OsStr) -> Result<Self> {
         let path = Path::new(named);
-        ensure!(
-            path.exists() || table::release(named).is_none(),
-            "what Linux {named} takes is not known here, only of {}; its vmlinuz tells",
-            known()
-        );
-        let file = File::open(path).context("cannot open it")?;
+        if let Some(named) = named.to_str().filter(|named| !named.contains('/') && *named != "-") {
+            if let Some(table) = Table::of_known(named)? {
+                let is_linux = table::release(named).is_some();
+                return Ok(Self::new(table, None, is_linux));
+            }
+            ensure!(
+                path.exists() || table::release(named).is_none(),
+                "what Linux {named} takes is not known here, only of {}; its vmlinuz tells",
+                known()
+            );
+            ensure!(
+                path.exists(),
+                "there is no file of this name, and no release of Linux is called so: `uname -r` says one, as 7.3.4; \
+                 known are {}",
+                known()
+            );
+        }
+        let mut file = image::open(path)?;
         let mut bytes = Vec::new();
-        let read = file.take(binary::LARGEST + 1).read_to_end(&mut bytes);
-        let read = read.context("cannot read it")?;
-        ensure!(read as u64 <= binary::LARGEST, "it is larger than a kernel can be");
+        let mut read = |most: u64| {
+            let read =
+                file.by_ref().take(most).read_to_end(&mut bytes).context("cannot read it")?;
+            // What is large is told from its first bytes.
+            ensure!(!image::is_memory(&bytes), IS_MEMORY);
+            Ok(read as u64)
+        };
+        let read = read(64)? + read(binary::LARGEST)?;
+        ensure!(read <= binary::LARGEST, "it is larger than a kernel can be");
         let file = path.file_name().unwrap_or_default().to_string_lossy();
         Self::read(bytes, &file)
     }
@@ -134,11 +151,15 @@ impl Kernel {
     /// # Errors
     /// They are none, with the reason.
     pub(crate) fn read(bytes: Vec<u8>, file: &str) -> Result<Self> {
+        let length = bytes.len();
+        // As /proc/config.gz is.
+        let bytes = binary::decompress(&bytes)?.unwrap_or(bytes);
+        ensure!(!image::is_memory(&bytes), IS_MEMORY);
         let head = bytes.get(..bytes.len().min(1 << 16)).unwrap_or_default();
         let is_of_text = |byte: &u8| !byte.is_ascii_control() || byte.is_ascii_whitespace();
-        let text = std::str::from_utf8(&bytes).ok().filter(|_| head.iter().all(is_of_text));
-        let length = bytes.len();
-        if let Some(text) = text {
+        if let Ok(text) = std::str::from_utf8(&bytes)
+            && head.iter().all(is_of_text)
+        {
             if let Some(config) = Config::read(text) {
                 return Self::configured(config);
             }

@@ -220,7 +220,10 @@ fn split(part: &str) -> Option<(&str, &str)> {
 pub(crate) fn release(text: &str) -> Option<(u32, u32)> {
     let (major, rest) = text.split_once('.')?;
     let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-    let numbers = |digits: &str| digits.parse().ok().filter(|_| !digits.starts_with('+'));
+    let numbers = |digits: &str| {
+        // `parse` takes a sign, which no release has.
+        if digits.starts_with('+') { None } else { digits.parse().ok() }
+    };
     Some((numbers(major)?, numbers(rest.get(..end)?)?))
 }
 

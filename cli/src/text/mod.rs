@@ -12,7 +12,7 @@ use table::Bar;
 pub(crate) use table::{bytes, plural};
 
 use crate::facts::{
-    Against, Changed, Compared, Facts, InOrder, Layout, NotLookedAt, Passed, Seen, Verdict,
+    Against, Changed, Checked, Compared, Facts, InOrder, Layout, NotLookedAt, Passed, Seen, Verdict,
 };
 use crate::output::{BAD, FAINT, GOOD, HEAD, NAME, STRONG, UNSURE};
 
@@ -22,8 +22,17 @@ pub(crate) fn summary(facts: &Facts) -> String {
     // Writing to a string does not fail.
     let _ = head(&mut out, facts)
         .and_then(|()| memory(&mut out, facts))
-        .and_then(|()| subtrees::write(&mut out, &facts.handover));
+        .and_then(|()| subtrees::write(&mut out, &facts.handover))
+        .and_then(|()| facts.now.as_ref().map_or(Ok(()), |now| subtrees::write_now(&mut out, now)));
     out
+}
+
+/// What a check found.
+pub(crate) fn checked(checked: &Checked) -> String {
+    match checked {
+        Checked::Handover(found) => verdict(found),
+        Checked::Tables(found) => compared(found),
+    }
 }
 
 /// What a check found, with styles in it.
@@ -108,7 +117,7 @@ fn since(out: &mut String, same: bool, against: &Against, now: Option<&String>) 
 }
 
 /// What two tables come to, with styles in it.
-pub(crate) fn compared(compared: &Compared) -> String {
+fn compared(compared: &Compared) -> String {
     let mut out = String::new();
     changes(&mut out, &compared.changed);
     let count = compared.structures as u64;
@@ -153,11 +162,23 @@ fn seen(seen: &Seen) -> String {
 
 /// What a core declares and the image does not have: a word for it, and what to know.
 fn passed(passed: &Passed) -> Vec<(&'static str, String)> {
-    let Passed { unaddressed_segments, declared_bytes, zero_excluded, cut_bytes, ref broken } =
-        *passed;
+    let &Passed {
+        unaddressed_segments,
+        declared_bytes,
+        zero_excluded,
+        cut_bytes,
+        ref broken,
+        behind_bytes,
+    } = passed;
     let mut said = Vec::new();
     if let Some(why) = broken {
-        said.push(("cut off", format!("not whole: {}", shown(why))));
+        said.push(("not whole", format!("not whole: {}", shown(why))));
+    }
+    if behind_bytes > 0 {
+        let (count, are) =
+            (plural(behind_bytes, "byte", "bytes"), if behind_bytes == 1 { "is" } else { "are" });
+        let what = format!("{count} behind what is packed {are} no part of it, passed over");
+        said.push(("passed by", what));
     }
     if cut_bytes > 0 {
         let size = bytes(cut_bytes);
@@ -228,7 +249,9 @@ fn head(out: &mut String, facts: &Facts) -> std::fmt::Result {
         }
     }
     for (label, what) in passed(&image.passed) {
-        line(out, label, &what)?;
+        // A line of its own has the label in front.
+        let behind = what.strip_prefix(label).and_then(|what| what.strip_prefix(": "));
+        line(out, label, behind.unwrap_or(&what))?;
     }
     if let Some(things) = unread(&facts.not_looked_at) {
         line(out, "not read", &format!("{UNSURE}{things}{UNSURE:#} of unknown kind"))?;

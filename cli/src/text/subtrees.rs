@@ -5,7 +5,7 @@ use std::fmt::{Result, Write};
 use super::shown::shown;
 use super::table::{bytes, plural};
 use crate::facts::{
-    self, Handover, Held, Hex, Linux, Loans, Luo, Memfd, Named, Own, Published, Subtree, What,
+    self, Handover, Held, Hex, Linux, Loans, Luo, Memfd, Named, Now, Own, Published, Subtree, What,
 };
 use crate::output::{BAD, FAINT, GOOD, HEAD, NAME, STRONG};
 
@@ -95,6 +95,33 @@ fn write_named(out: &mut String, named: &Named, head: &str, indent: &str) -> Res
     }
 }
 
+/// What a kernel that runs has yet to put into its lists.
+pub(super) fn write_now(out: &mut String, now: &Now) -> Result {
+    if now.sessions.is_empty() && now.memfds.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\n{HEAD}In no list until the jump{HEAD:#}")?;
+    for session in &now.sessions {
+        let holders = session.processes.iter().map(|of| match &of.program {
+            Some(program) => format!("{} ({})", of.pid, shown(program)),
+            None => of.pid.to_string(),
+        });
+        let holders: Vec<_> = holders.collect();
+        let name = shown(&session.name);
+        writeln!(out, "  session {NAME}{name}{NAME:#}, open in process {}", holders.join(", "))?;
+    }
+    for preserved in &now.memfds {
+        write!(out, "  memfd at {:<12}", preserved.at)?;
+        write_memfd(out, &preserved.memfd)?;
+    }
+    match now.unlisted {
+        0 => Ok(()),
+        more => {
+            writeln!(out, "  {FAINT}and {}{FAINT:#}", plural(more, "more memfd", "more memfds"))
+        }
+    }
+}
+
 fn write_luo(out: &mut String, luo: &Luo) -> Result {
     writeln!(out, "  {}, live update {}", luo.compatible, luo.liveupdate_num)?;
     for session in &luo.sessions {
@@ -113,6 +140,9 @@ fn write_luo(out: &mut String, luo: &Luo) -> Result {
                     write!(out, ", {name} {value}")?;
                 }
                 writeln!(out)?;
+            }
+            if let Some(name) = &file.name {
+                writeln!(out, "        {NAME}{}{NAME:#}", shown(name))?;
             }
             if let Some(kept) = &file.kept {
                 writeln!(out, "        {NAME}{}{NAME:#}", shown(kept))?;

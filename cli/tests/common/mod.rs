@@ -1,6 +1,8 @@
 //! What the tests of the command share.
 #![allow(dead_code, reason = "each test program needs a part of it")]
 
+pub(crate) mod schema;
+
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::AtomicU32;
@@ -46,14 +48,18 @@ impl Ran {
     }
 }
 
-/// Runs the command.
+/// Runs the command. What it prints as JSON is checked against its schema.
 pub(crate) fn heirloom(arguments: &[&str]) -> Ran {
     let ran = Command::new(env!("CARGO_BIN_EXE_heirloom")).args(arguments).output().unwrap();
-    Ran {
+    let ran = Ran {
         code: ran.status.code().unwrap(),
         out: String::from_utf8(ran.stdout).unwrap(),
         err: String::from_utf8(ran.stderr).unwrap(),
+    };
+    if arguments.contains(&"--json") && !ran.out.is_empty() {
+        schema::check(arguments[0], &ran.out);
     }
+    ran
 }
 
 /// Runs a check of an image with the fixture's states, which are vouched for.

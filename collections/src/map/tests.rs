@@ -33,8 +33,10 @@ fn contents(map: &Map<'_, Ram>) -> Model {
 fn reachable(map: &Map<'_, Ram>) -> usize {
     let (buckets, mut lines) = (&map.buckets, 0);
     let n = buckets.count();
-    for bucket in (0..n).filter(|_| !map.is_empty()) {
-        lines += buckets.lines(buckets.bucket(bucket).unwrap()).count() - 1;
+    if !map.is_empty() {
+        for bucket in 0..n {
+            lines += buckets.lines(buckets.bucket(bucket).unwrap()).count() - 1;
+        }
     }
     let (mut segments, mut pages) = (0, 0);
     for segment in 0.. {
@@ -192,6 +194,85 @@ fn an_operation_is_there_or_not_at_each_store() {
 fn a_bucket_is_added_or_not_at_each_store() {
     // Around each of these an insertion adds a bucket.
     each_store(40, 200, 90);
+}
+
+/// Does what [`each_store`] does beside a reader that stays in for some operations: what is removed waits to be freed, in a
+/// set of the head, in both, and in lines of more.
+fn each_store_beside_a_reader(count: usize, keys: u64, prefill: u64) {
+    const FRAMES: u64 = 320;
+    let slabs = boot(FRAMES);
+    let pool = Pool::open(&slabs).unwrap();
+    let mut map = Map::<_>::create(&pool, 7).unwrap();
+    let (mut model, mut dice) = (Model::new(), Dice(0x5eed_0003));
+    for key in 0..prefill {
+        let step = Step::Insert(key.to_string().into_bytes(), vec![1; 8]);
+        step.map(&mut map);
+        step.model(&mut model);
+    }
+    let handle = map.handle();
+    let (stops, deaths, most) = (Cell::new(0), Cell::new(0), Cell::new(0));
+    let (writer, reader) = map.split().unwrap();
+    let writer = RefCell::new(writer);
+    let mut visits = std::collections::VecDeque::new();
+    for n in 0..count {
+        // Visits overlap, so that some set waits always.
+        if n % 12 == 0 {
+            visits.push_back(reader.enter());
+            visits.drain(..visits.len().saturating_sub(4));
+        }
+        if n % 50 == 49 {
+            visits.clear();
+        }
+        let step = step(&mut dice, keys);
+        let before = model.clone();
+        step.model(&mut model);
+        let happened = Cell::new(false);
+        watch::during(
+            &|| {
+                let now = look(&stop(&slabs, FRAMES).revive(), handle, &before, &model);
+                assert!(now || !happened.get() || before == model, "it stays happened");
+                happened.set(now);
+                stops.set(stops.get() + 1);
+                if stops.get() % 40 == 1 {
+                    let next = stop(&slabs, FRAMES).revive();
+                    let pool = Pool::open(&next).unwrap();
+                    let again = || {
+                        look(&stop(&next, FRAMES).revive(), handle, &before, &model);
+                        deaths.set(deaths.get() + 1);
+                    };
+                    watch::during(&again, || Map::<_>::open(&pool, handle).unwrap());
+                }
+            },
+            || {
+                let mut writer = writer.borrow_mut();
+                match &step {
+                    Step::Insert(key, value) => drop(writer.insert(key, value).unwrap()),
+                    Step::Remove(key) => drop(writer.remove(key).unwrap()),
+                }
+            },
+        );
+        look(&stop(&slabs, FRAMES).revive(), handle, &model, &model);
+        most.set(most.get().max(in_use(&slabs) - model.len()));
+    }
+    std::println!("{stops:?} stops, {deaths:?} in the middle of opening, {most:?} more at most");
+    assert!(stops.get() > count * 5 && deaths.get() > count && most.get() > 22);
+    drop(visits);
+    assert!(writer.borrow_mut().reclaim().unwrap());
+    drop(writer);
+    assert_eq!(contents(&map), model);
+    assert_eq!(in_use(&slabs), reachable(&map));
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "thousands of openings")]
+fn an_operation_beside_a_reader_is_there_or_not_at_each_store() {
+    each_store_beside_a_reader(60, 6, 0);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "thousands of openings")]
+fn a_bucket_is_added_beside_a_reader_or_not_at_each_store() {
+    each_store_beside_a_reader(45, 200, 90);
 }
 
 /// How many entries there are when the next one adds a bucket that needs the first page of the directory.

@@ -1,4 +1,4 @@
-//! What all threads share.
+//! What threads share.
 
 use std::sync::atomic::AtomicUsize;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -8,14 +8,15 @@ use heirloom::arena::Arena;
 
 use crate::store::Store;
 
-/// The cache, and what there is to be told of it.
+/// The cache, and what there is to be told of it, for one thread. Others have clones.
+#[derive(Clone)]
 pub(crate) struct Cache<'h> {
     pub(crate) store: Store<'h>,
     pub(crate) heirloom: &'h Heirloom<&'h Arena>,
     pub(crate) build: &'h str,
     /// `warm`, or why it began with nothing.
-    pub(crate) began: String,
-    pub(crate) clients: AtomicUsize,
+    pub(crate) began: &'h str,
+    pub(crate) clients: &'h AtomicUsize,
     /// How many there may be.
     pub(crate) most_clients: usize,
 }

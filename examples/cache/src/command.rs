@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::cache::Cache;
 use crate::glob;
 use crate::reply::Replies;
-use crate::store::NEVER;
+use crate::store::{NEVER, Shared};
 
 const SYNTAX: &str = "ERR syntax error";
 const TIME: &str = "ERR invalid expire time";
@@ -189,7 +189,8 @@ impl Session<'_, '_> {
     fn info(&self) -> String {
         let Cache { store, heirloom, build, began, clients, .. } = self.cache;
         let (memory, frame) = (heirloom.memory().stats(), heirloom::PAGE_SIZE as u64);
-        let (expired, evicted) = (store.expired.load(Relaxed), store.evicted.load(Relaxed));
+        let Shared { expired, evicted, .. } = &*store.shared;
+        let [expired, evicted] = [expired, evicted].map(|count| count.load(Relaxed));
         format!(
             "# Server\r\nredis_version:{LIKE}\r\nbuild:{build}\r\nprocess_id:{}\r\n\
              generation:{}\r\nbegan:{began}\r\n\r\n\

@@ -15,7 +15,7 @@ use crate::request::{self, Parsed};
 /// How much is read at once, at least.
 const READ: usize = 64 << 10;
 
-/// What buffers keep while they are empty.
+/// The room that a buffer keeps beyond what is in it, at most.
 const KEPT: usize = 256 << 10;
 
 /// How much a client may leave unread before nothing more that it asks is answered or read.
@@ -107,7 +107,7 @@ impl Connection {
             }
         }
         input.drain(..used);
-        shrink(input);
+        input.shrink_to(KEPT);
     }
 
     /// Sends what the socket takes.
@@ -122,14 +122,7 @@ impl Connection {
             }
         }
         self.output.bytes.drain(..sent);
-        shrink(&mut self.output.bytes);
+        self.output.bytes.shrink_to(KEPT);
         Ok(())
-    }
-}
-
-/// Gives a large buffer back that is empty.
-fn shrink(buffer: &mut Vec<u8>) {
-    if buffer.is_empty() && buffer.capacity() > KEPT {
-        *buffer = Vec::new();
     }
 }

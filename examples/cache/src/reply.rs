@@ -1,5 +1,7 @@
 //! What a client is answered, in RESP 2 or 3.
 
+use itoa::Integer;
+
 /// The answers to a client, as they are written one after the other.
 #[derive(Default)]
 pub(crate) struct Replies {
@@ -23,27 +25,24 @@ impl Replies {
     }
 
     pub(crate) fn bulk(&mut self, bytes: &[u8]) {
-        self.head(b'$', bytes.len() as u64);
+        self.head(b'$', bytes.len());
         self.bytes.extend_from_slice(bytes);
         self.bytes.extend_from_slice(b"\r\n");
     }
 
     pub(crate) fn integer(&mut self, number: i64) {
-        match u64::try_from(number) {
-            Ok(number) => self.head(b':', number),
-            Err(_) => self.line(b':', number.to_string().as_bytes()),
-        }
+        self.head(b':', number);
     }
 
     /// Announces so many answers as one.
     pub(crate) fn array(&mut self, count: usize) {
-        self.head(b'*', count as u64);
+        self.head(b'*', count);
     }
 
     /// Announces so many names, each with an answer.
     pub(crate) fn map(&mut self, count: usize) {
         let (kind, count) = if self.resp3 { (b'%', count) } else { (b'*', 2 * count) };
-        self.head(kind, count as u64);
+        self.head(kind, count);
     }
 
     fn line(&mut self, kind: u8, text: &[u8]) {
@@ -52,15 +51,9 @@ impl Replies {
         self.bytes.extend_from_slice(b"\r\n");
     }
 
-    /// Writes a number on a line, from its last digit to its first.
-    fn head(&mut self, kind: u8, mut number: u64) {
-        let (mut digits, mut at) = ([0; 20], 20);
-        while at == 20 || number > 0 {
-            at -= 1;
-            digits[at] = b'0' + (number % 10) as u8;
-            number /= 10;
-        }
-        self.line(kind, &digits[at..]);
+    /// Writes a number on a line.
+    fn head(&mut self, kind: u8, number: impl Integer) {
+        self.line(kind, itoa::Buffer::new().format(number).as_bytes());
     }
 }
 

@@ -52,6 +52,9 @@ pub(crate) unsafe fn run(build: &str, options: &Options) -> Result<(), Failure> 
     listener.set_nonblocking(true)?;
     let mut connections = luggage::unpack(&mut service);
 
+    let how = service.cold().map_or_else(|| "warm".to_owned(), |why| why.to_string());
+    let clients = AtomicUsize::new(connections.len());
+
     let heirloom = service.start(build, SealPolicy::Checked)?;
     let pool = Pool::open(heirloom.slabs())?;
     let store = Store::open(&heirloom, &pool)?;
@@ -62,8 +65,8 @@ pub(crate) unsafe fn run(build: &str, options: &Options) -> Result<(), Failure> 
         store,
         heirloom: &heirloom,
         build,
-        began: service.cold().map_or_else(|| "warm".to_owned(), |why| why.to_string()),
-        clients: AtomicUsize::new(connections.len()),
+        began: &how,
+        clients: &clients,
         most_clients: most_clients(descriptors, threads),
     };
     let (address, passed, once) = (listener.local_addr()?, connections.len(), Once::new());
@@ -74,9 +77,8 @@ pub(crate) unsafe fn run(build: &str, options: &Options) -> Result<(), Failure> 
         let _ = service.hold(LISTEN, listener.as_fd());
         let _ = service.ready();
         let (items, generation) = (cache.store.count(), heirloom.generation());
-        let Cache { began, .. } = &cache;
         eprintln!(
-            "{build}: {address}: {items} items, {passed} connections, generation {generation}: {began}"
+            "{build}: {address}: {items} items, {passed} connections, generation {generation}: {how}"
         );
     };
     loop {
@@ -108,7 +110,7 @@ fn serve(
     let mut workers = Vec::new();
     for n in (1..=threads).rev() {
         let share = connections.split_off(connections.len() - connections.len() / n);
-        workers.push(Worker::new(cache, listener, stop.as_fd(), share)?);
+        workers.push(Worker::new(cache.clone(), listener, stop.as_fd(), share)?);
     }
     std::thread::scope(|scope| {
         let threads: Vec<_> =

@@ -1,24 +1,27 @@
 //! The items: keys with their values, until when each is there, and which of them goes when memory is full.
 //!
 //! ```text
-//! key ─ hash ─> shard 0 .. 15      each a map in the arena, and a lock
+//! key ─ hash ─> shard 0 .. 15      each a map in the arena: its writer, behind a lock, and a reader of each thread's, which takes none
 //!                  │
 //!                  └─> entry: key, value, mark = | until when: 41 bits | last used: 23 bits |
 //!
 //! published as "cache":  the handles of the maps, one behind the other
 //! ```
 //!
+//! What reads never waits for what writes. What writes waits for those that read where memory is full.
+//!
 //! An item is there for a successor from the one store on that links it, and gone from the one store on that unlinks it: there is
 //! nothing to be written when the process ends, and nothing to be read when it begins.
 
 use std::hash::{BuildHasher, RandomState};
+use std::iter::repeat_with;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use heirloom::arena::Arena;
 use heirloom::{Handle, Heirloom};
-use heirloom_collections::{Error, Map, Pool};
+use heirloom_collections::{Error, Map, MapReader, MapWriter, Pool, Visited};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The name of the root: the maps' handles.
@@ -30,10 +33,6 @@ const SHARDS: usize = 16;
 /// Bits of a cursor below the shard's number: the place in its map.
 const PLACE_BITS: u32 = 48;
 
-/// Items of which the one that was used longest ago is evicted, and buckets that are looked at for them at most.
-const CANDIDATES: usize = 5;
-const SAMPLES: u64 = 64;
-
 /// How often an item like the new one goes to make room for it, before stretches of memory are cleared, and how often those are.
 const LIKE: usize = 4;
 const STRETCHES: usize = 16;
@@ -44,13 +43,20 @@ const CLOCK_SHIFT: u32 = 6;
 /// The time at which an item expires that does not.
 pub const NEVER: u64 = u64::MAX;
 
-type Shard<'h> = Map<'h, &'h Arena>;
-type Found<T> = Result<Option<T>, Error>;
+type Writer<'h> = MapWriter<'h, 'h, &'h Arena>;
 
-/// The items.
+/// The items, for one thread. Others have clones.
+#[derive(Clone)]
 pub struct Store<'h> {
+    /// The thread's own: what it counts its looks in lies on lines that no other thread writes.
+    readers: Box<[MapReader<'h, &'h Arena>]>,
+    pub(crate) shared: Arc<Shared<'h>>,
+}
+
+/// What all threads share.
+pub(crate) struct Shared<'h> {
     pool: &'h Pool<'h, &'h Arena>,
-    shards: Box<[RwLock<Shard<'h>>]>,
+    writers: Box<[Mutex<Writer<'h>>]>,
     /// Goes on by one with each item that is set: what an item is older by is how much was set since it was used.
     clock: AtomicU64,
     /// Whether there was no memory for an item, and none was taken out since but for another.
@@ -69,54 +75,63 @@ impl<'h> Store<'h> {
         heirloom: &'h Heirloom<&'h Arena>,
         pool: &'h Pool<'h, &'h Arena>,
     ) -> Result<Self, Box<dyn std::error::Error>> {
-        let mut maps = Vec::new();
-        match heirloom.claim_root(ROOT) {
+        let maps = match heirloom.claim_root(ROOT) {
             Ok(root) => {
-                for handle in root.bytes().as_chunks::<16>().0 {
-                    maps.push(Map::open(pool, Handle::from(*handle))?);
-                }
+                let handles = root.bytes().as_chunks::<16>().0.iter();
+                let open = |handle: &[u8; 16]| Map::open(pool, Handle::from(*handle));
+                handles.map(open).collect::<Result<Vec<_>, _>>()?
             }
             Err(heirloom::Error::NoSuchSubtree { .. }) => {
-                let mut handles = Vec::new();
-                for _ in 0..SHARDS {
-                    let map = Map::create(pool, RandomState::new().hash_one(SHARDS))?;
-                    handles.extend(<[u8; 16]>::from(map.handle()));
-                    maps.push(map);
-                }
+                let new = || Map::create(pool, RandomState::new().hash_one(SHARDS));
+                let maps = repeat_with(new).take(SHARDS).collect::<Result<Vec<_>, _>>()?;
+                let handles = maps.iter().flat_map(|map| <[u8; 16]>::from(map.handle()));
                 // From here on a successor finds them.
-                heirloom.publish(ROOT, &handles)?;
+                heirloom.publish(ROOT, &handles.collect::<Vec<u8>>())?;
+                maps
             }
             Err(error) => return Err(error.into()),
-        }
+        };
         // The clock goes on from the latest use in a sample of the items.
         let mut latest = 0;
         for map in &maps {
             map.sample(random(0), |entry| latest = latest.max(entry.mark() & USED))?;
         }
-        let shards = maps.into_iter().map(RwLock::new).collect();
         let [clock, expired, evicted] = [latest << CLOCK_SHIFT, 0, 0].map(AtomicU64::new);
-        Ok(Self { pool, shards, clock, full: AtomicBool::new(false), expired, evicted })
+        // They are in use until the process ends.
+        let (mut writers, mut readers) = (Vec::new(), Vec::new());
+        for map in maps.leak() {
+            let (mut writer, reader) = map.split()?;
+            // Where memory is full. Readers leave at once: none waits for anything in a visit.
+            writer.wait_by(std::thread::yield_now);
+            writers.push(Mutex::new(writer));
+            readers.push(reader);
+        }
+        let (writers, full) = (writers.into(), AtomicBool::new(false));
+        let shared = Shared { pool, writers, clock, full, expired, evicted };
+        Ok(Self { readers: readers.into(), shared: Arc::new(shared) })
     }
 
     /// Returns the number of a key's shard. Part of the format: each build finds a key where others put it.
     fn shard_of(&self, key: &[u8]) -> usize {
-        ((u128::from(xxh3_64(key)) * self.shards.len() as u128) >> 64) as usize
+        ((u128::from(xxh3_64(key)) * self.readers.len() as u128) >> 64) as usize
     }
 
     // (A thread that panics ends the process: what it had locked is whole, as at any instant.)
-    fn read(&self, shard: usize) -> RwLockReadGuard<'_, Shard<'h>> {
-        self.shards[shard].read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self, shard: usize) -> RwLockWriteGuard<'_, Shard<'h>> {
-        self.shards[shard].write().unwrap_or_else(PoisonError::into_inner)
+    fn write(&self, shard: usize) -> MutexGuard<'_, Writer<'h>> {
+        self.shared.writers[shard].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the mark of an item that is used now.
     fn mark(&self, expires: u64) -> u64 {
         let since = expires.saturating_sub(EPOCH).clamp(1, u64::MAX >> USED_BITS);
         let since = if expires == NEVER { 0 } else { since };
-        since << USED_BITS | self.clock.load(Relaxed) >> CLOCK_SHIFT & USED
+        since << USED_BITS | self.shared.clock.load(Relaxed) >> CLOCK_SHIFT & USED
+    }
+
+    /// Returns the item of a key that has not expired.
+    fn find(&self, key: &[u8], now: u64) -> Result<Option<Visited<'h>>, Error> {
+        let item = self.readers[self.shard_of(key)].get(key)?;
+        Ok(item.filter(|item| expires(item.mark()) > now))
     }
 
     /// Calls `f` with the value of a key, if there is one.
@@ -124,15 +139,22 @@ impl<'h> Store<'h> {
     /// # Errors
     /// Those of [`Map::get`].
     pub fn get(&self, key: &[u8], now: u64, f: impl FnOnce(Option<&[u8]>)) -> Result<(), Error> {
-        let shard = self.read(self.shard_of(key));
-        let entry = shard.get(key)?.filter(|entry| expires(entry.mark()) > now);
-        if let Some(entry) = &entry {
-            let mark = self.mark(expires(entry.mark()));
-            if mark != entry.mark() {
-                entry.set_mark(mark);
+        let item = self.find(key, now)?;
+        if let Some(item) = &item {
+            // The first look at a bucket in a process takes longer; the writer notes that it was looked at, if it is at rest.
+            if !item.is_noted()
+                && let Ok(writer) = self.shared.writers[self.shard_of(key)].try_lock()
+            {
+                writer.map().contains(key)?;
+            }
+            let before = item.mark();
+            let mark = self.mark(expires(before));
+            if mark != before {
+                // Unless another thread has marked it: as used, too, or to expire.
+                item.replace_mark(before, mark);
             }
         }
-        f(entry.map(|entry| entry.value()));
+        f(item.as_ref().map(Visited::value));
         Ok(())
     }
 
@@ -140,8 +162,8 @@ impl<'h> Store<'h> {
     ///
     /// # Errors
     /// Those of [`Map::get`].
-    pub fn expiry(&self, key: &[u8], now: u64) -> Found<u64> {
-        expiry(&self.read(self.shard_of(key)), key, now)
+    pub fn expiry(&self, key: &[u8], now: u64) -> Result<Option<u64>, Error> {
+        Ok(self.find(key, now)?.map(|item| expires(item.mark())))
     }
 
     /// Sets an item, until a time or [`NEVER`]; with `when`, only if there is one of this key (`true`) or none. Returns
@@ -156,22 +178,23 @@ impl<'h> Store<'h> {
         expires: u64,
         now: u64,
     ) -> Result<bool, Error> {
-        self.clock.fetch_add(1, Relaxed);
-        let (mut tries, bytes) = (0, key.len() + value.len());
+        let Shared { clock, full, .. } = &*self.shared;
+        clock.fetch_add(1, Relaxed);
+        let (mut tries, bytes, at) = (0, key.len() + value.len(), self.shard_of(key));
         loop {
-            let mut shard = self.write(self.shard_of(key));
+            let mut shard = self.write(at);
             if let Some(there) = when
-                && there != expiry(&shard, key, now)?.is_some()
+                && there != self.find(key, now)?.is_some()
             {
                 return Ok(false);
             }
             // Rather than after the layers below have looked everywhere for memory.
-            if self.full.load(Relaxed) && tries == 0 && !shard.contains(key)? {
+            if full.load(Relaxed) && tries == 0 && !shard.map().contains(key)? {
                 self.evict_like(&mut shard, bytes, now)?;
             }
             match shard.insert_marked(key, value, self.mark(expires)) {
                 Err(error) if error.is_out_of_memory() && tries < LIKE => {
-                    self.full.store(true, Relaxed);
+                    full.store(true, Relaxed);
                     self.evict_like(&mut shard, bytes, now)?;
                 }
                 Err(error) if error.is_out_of_memory() && tries < LIKE + STRETCHES => {
@@ -186,52 +209,46 @@ impl<'h> Store<'h> {
 
     /// Takes the item out of a sample that was used longest ago, of those that take as much memory: what it leaves is
     /// what the new one needs. What has expired goes in any case.
-    fn evict_like(&self, shard: &mut Shard<'h>, bytes: usize, now: u64) -> Result<(), Error> {
-        let (clock, wanted) = (self.mark(NEVER), room(bytes));
-        let (mut over, mut oldest, mut found) = (Vec::new(), None, 0);
-        for n in 0..SAMPLES {
-            shard.sample(random(self.clock.load(Relaxed) * SAMPLES + n), |entry| {
-                let idle = clock.wrapping_sub(entry.mark()) & USED;
-                if expires(entry.mark()) <= now {
-                    over.push(entry.key().to_vec());
-                } else if room(entry.key().len() + entry.value().len()) == wanted {
-                    found += 1;
-                    if oldest.as_ref().is_none_or(|(longest, _)| *longest < idle) {
-                        oldest = Some((idle, entry.key().to_vec()));
-                    }
-                }
-            })?;
-            if found >= CANDIDATES {
-                break;
-            }
-        }
-        for key in over {
-            self.expired.fetch_add(u64::from(shard.remove(&key)?), Relaxed);
-        }
-        if let Some((_, key)) = oldest {
-            self.evicted.fetch_add(u64::from(shard.remove(&key)?), Relaxed);
-        }
+    fn evict_like(&self, shard: &mut Writer<'h>, bytes: usize, now: u64) -> Result<(), Error> {
+        let Shared { clock, expired, evicted, .. } = &*self.shared;
+        let (random, used) = (random(clock.load(Relaxed)), self.mark(NEVER));
+        let before = shard.map().len();
+        let found = shard.evict(bytes, random, |entry| {
+            let is_there = expires(entry.mark()) > now;
+            is_there.then(|| used.wrapping_sub(entry.mark()) & USED)
+        })?;
+        evicted.fetch_add(u64::from(found), Relaxed);
+        expired.fetch_add(before - shard.map().len() - u64::from(found), Relaxed);
         Ok(())
     }
 
     /// Takes all items out that lie in a stretch of memory, somewhere: what is as large as none before needs memory that
     /// lies together. Looks at all items: it is rare, as items of a size are replaced by their like.
     fn clear_stretch(&self, bytes: usize) -> Result<(), Error> {
-        let random = random(self.clock.fetch_add(1, Relaxed));
+        let Shared { pool, clock, full, evicted, .. } = &*self.shared;
+        let random = random(clock.fetch_add(1, Relaxed));
         let length = (4 * bytes).next_power_of_two().max(LEAST);
         let mut somewhere = 0;
-        self.read(random as usize % self.shards.len())
+        self.write(random as usize % self.readers.len())
+            .map()
             .sample(random, |entry| somewhere = entry.key().as_ptr().addr() / length)?;
-        for at in 0..self.shards.len() {
-            self.write(at).retain(|entry| {
-                let stays = entry.key().as_ptr().addr() / length != somewhere;
-                self.evicted.fetch_add(u64::from(!stays), Relaxed);
-                stays
-            })?;
-        }
-        self.full.store(false, Relaxed);
-        self.pool.slabs().shrink();
+        let gone = self.retain(|key| key.as_ptr().addr() / length != somewhere)?;
+        evicted.fetch_add(gone, Relaxed);
+        full.store(false, Relaxed);
+        pool.slabs().shrink();
         Ok(())
+    }
+
+    /// Takes all items out but those of the keys that stay. Returns how many those were.
+    fn retain(&self, stays: impl Fn(&[u8]) -> bool) -> Result<u64, Error> {
+        let mut gone = 0;
+        for at in 0..self.readers.len() {
+            let mut shard = self.write(at);
+            gone += shard.map().len();
+            shard.retain(|entry| stays(entry.key()))?;
+            gone -= shard.map().len();
+        }
+        Ok(gone)
     }
 
     /// Takes an item out. Returns whether there was one.
@@ -240,8 +257,8 @@ impl<'h> Store<'h> {
     /// Those of [`Map::remove`].
     pub fn remove(&self, key: &[u8], now: u64) -> Result<bool, Error> {
         let mut shard = self.write(self.shard_of(key));
-        let is_there = expiry(&shard, key, now)?.is_some();
-        self.full.store(false, Relaxed);
+        let is_there = self.find(key, now)?.is_some();
+        self.shared.full.store(false, Relaxed);
         Ok(shard.remove(key)? && is_there)
     }
 
@@ -250,10 +267,13 @@ impl<'h> Store<'h> {
     /// # Errors
     /// Those of [`Map::get`].
     pub fn expire(&self, key: &[u8], at: u64, now: u64) -> Result<bool, Error> {
-        // Alone: a reader that marks the item as used would write the old time again.
-        let shard = self.write(self.shard_of(key));
-        let entry = shard.get(key)?.filter(|entry| expires(entry.mark()) > now);
-        Ok(entry.inspect(|entry| entry.set_mark(self.mark(at))).is_some())
+        while let Some(item) = self.find(key, now)? {
+            // Again if another thread has marked it meanwhile.
+            if item.replace_mark(item.mark(), self.mark(at)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Calls `each` with about `count` keys, from a cursor on, and returns the next cursor: 0 at the end.
@@ -269,10 +289,13 @@ impl<'h> Store<'h> {
     ) -> Result<u64, Error> {
         let (mut at, mut place) = (cursor >> PLACE_BITS, cursor & ((1 << PLACE_BITS) - 1));
         let mut seen = 0;
-        while at < self.shards.len() as u64 && seen < count {
+        while let Some(shard) = self.readers.get(at as usize) {
+            if seen >= count {
+                return Ok(at << PLACE_BITS | place);
+            }
             // An empty bucket is a look, too: a shard that was emptied has many.
             seen += 1;
-            place = self.read(at as usize).scan(place, |entry| {
+            place = shard.enter().scan(place, |entry| {
                 seen += 1;
                 if expires(entry.mark()) > now {
                     each(entry.key());
@@ -280,21 +303,21 @@ impl<'h> Store<'h> {
             })?;
             at += u64::from(place == 0);
         }
-        Ok(if at < self.shards.len() as u64 { at << PLACE_BITS | place } else { 0 })
+        Ok(0)
     }
 
     /// Returns how many items there are. Some may have expired.
     pub fn count(&self) -> u64 {
-        (0..self.shards.len()).map(|at| self.read(at).len()).sum()
+        self.readers.iter().map(MapReader::len).sum()
     }
 
     /// Takes all items out.
     ///
     /// # Errors
-    /// Those of [`Map::clear`].
+    /// Those of [`Map::retain`].
     pub fn clear(&self) -> Result<(), Error> {
-        self.full.store(false, Relaxed);
-        (0..self.shards.len()).try_for_each(|at| self.write(at).clear())
+        self.shared.full.store(false, Relaxed);
+        self.retain(|_| false).map(drop)
     }
 }
 
@@ -313,18 +336,6 @@ const LEAST: usize = 2 << 20;
 const fn expires(mark: u64) -> u64 {
     let since = mark >> USED_BITS;
     if since == 0 { NEVER } else { since + EPOCH }
-}
-
-fn expiry(shard: &Shard<'_>, key: &[u8], now: u64) -> Found<u64> {
-    let at = shard.get(key)?.map(|entry| expires(entry.mark()));
-    Ok(at.filter(|at| *at > now))
-}
-
-/// Returns the bytes of memory that an entry takes: its head's too, in steps of 16, and of an eighth where it is large.
-const fn room(bytes: usize) -> usize {
-    let bytes = bytes + 24;
-    let step = if bytes <= 256 { 16 } else { 1 << ((bytes - 1).ilog2() - 3) };
-    bytes.next_multiple_of(step)
 }
 
 /// Returns a number that looks as if it had nothing to do with `number`.

@@ -35,7 +35,7 @@ pub(crate) fn most_clients(descriptors: u64, threads: usize) -> usize {
 
 /// A thread's share of the connections.
 pub(crate) struct Worker<'c, 'h> {
-    cache: &'c Cache<'h>,
+    cache: Cache<'h>,
     listener: &'c TcpListener,
     epoll: OwnedFd,
     connections: HashMap<u64, Connection>,
@@ -47,7 +47,7 @@ impl<'c, 'h> Worker<'c, 'h> {
     /// Prepares a thread that attends to these connections and takes new ones from `listener`, until `stop` can be
     /// read.
     pub(crate) fn new(
-        cache: &'c Cache<'h>,
+        cache: Cache<'h>,
         listener: &'c TcpListener,
         stop: BorrowedFd<'_>,
         connections: Vec<Connection>,
@@ -60,7 +60,7 @@ impl<'c, 'h> Worker<'c, 'h> {
         let mut worker = Self { cache, listener, epoll, connections: HashMap::new(), last: LISTEN };
         for mut connection in connections {
             // What a predecessor read may be whole by this build's rules.
-            connection.answer(cache);
+            connection.answer(&worker.cache);
             worker.add(connection);
         }
         Ok(worker)
@@ -110,7 +110,7 @@ impl<'c, 'h> Worker<'c, 'h> {
         // An event that came together with the one that ended the connection.
         let Some(connection) = self.connections.get_mut(&number) else { return };
         let before = connection.interest();
-        let mut goes_on = connection.attend(self.cache);
+        let mut goes_on = connection.attend(&self.cache);
         let interest = connection.interest();
         if goes_on && interest != before {
             let data = EventData::new_u64(number);

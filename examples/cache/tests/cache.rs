@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::Duration;
 
@@ -512,4 +514,51 @@ fn a_full_cache_takes_what_is_new_and_keeps_what_is_used() {
     for n in 0..2000 {
         assert_eq!(client.ask(&[b"SET", format!("new:{n}").as_bytes(), &[b'n'; 2000]]), ok());
     }
+}
+
+#[test]
+fn a_full_cache_that_is_read_meanwhile_takes_what_is_new() {
+    let options = ["--listen", "127.0.0.1:0", "--memory", "16", "--threads", "4"];
+    let (_life, begun, mut client) = alone(&options);
+    let seed = 0x5eed_0bee;
+    println!("seed {seed:#x}");
+    let (mut random, done) = (Rng::new(seed), AtomicBool::new(false));
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            let (mut random, mut client) = (Rng::new(random.next()), Client::new(&begun.at));
+            let done = &done;
+            scope.spawn(move || {
+                while !done.load(Relaxed) {
+                    let mut asked = Vec::new();
+                    for _ in 0..100 {
+                        let key = format!("key:{}", random.below(6000));
+                        asked.extend(request(&[b"GET", key.as_bytes()]));
+                    }
+                    client.send(&asked);
+                    for _ in 0..100 {
+                        match client.reply() {
+                            Reply::Null => {}
+                            // All of it is of one item, and as long as that said it is.
+                            Reply::Bulk(value) => {
+                                assert!(value.iter().all(|byte| *byte == value[0]));
+                                assert_eq!(value.len(), 1000 + usize::from(value[0]));
+                            }
+                            other => panic!("{other:?}"),
+                        }
+                    }
+                }
+            });
+        }
+        for n in 0..30_000_u64 {
+            let byte = random.below(250) as u8;
+            let value = vec![byte; 1000 + usize::from(byte)];
+            let key = format!("key:{}", random.below(30_000));
+            let answer = client.ask(&[b"SET", key.as_bytes(), &value]);
+            assert_eq!(answer, ok(), "item {n}");
+        }
+        assert_eq!(client.say("FLUSHALL"), ok());
+        done.store(true, Relaxed);
+    });
+    assert_ne!(client.info("evicted_keys"), "0");
+    assert_eq!(client.say("DBSIZE"), Reply::Integer(0));
 }

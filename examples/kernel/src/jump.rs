@@ -3,23 +3,23 @@
 use alloc::format;
 
 use heirloom::{DirectMap, Entry, PhysAddr, Run};
-use heirloom_x86::bzimage::BzImage;
-use heirloom_x86::loader::{Loaded, Successor, load as place};
 
-use crate::machine::Pc;
+use crate::arch::jump::{Image, LINUX, parse, place};
+pub use crate::arch::jump::{Loaded, show};
+use crate::machine::Port;
 use crate::serial::fail;
 use crate::told::Told;
 use crate::work::bytes;
 
-/// The images: bzImages, one behind the other.
+/// The images, one behind the other.
 ///
 /// # Safety
 /// They are where they are said to be, and nothing changes them.
-unsafe fn images<'i>((at, length): (PhysAddr, u64)) -> impl Iterator<Item = BzImage<'i>> {
+unsafe fn images<'i>((at, length): (PhysAddr, u64)) -> impl Iterator<Item = Image<'i>> {
     // SAFETY: the caller's promise.
-    let mut rest: &[u8] = unsafe { bytes(Pc.ptr(at), length as usize) };
+    let mut rest: &[u8] = unsafe { bytes(Port.ptr(at), length as usize) };
     core::iter::from_fn(move || {
-        let image = BzImage::parse(rest).ok()?;
+        let image = parse(rest)?;
         rest = &rest[image.whole().len()..];
         Some(image)
     })
@@ -43,29 +43,19 @@ pub unsafe fn load(
     // SAFETY: the caller's promise.
     let found = unsafe { images(at) }.nth(if linux { 2 } else { step % 2 });
     let image = found.unwrap_or_else(|| fail(format_args!("no image for step {step}")));
-    let seed = told.number("seed", 1);
-    let mut line = format!("plan={plan} step={step} cpus={cpus} seed={seed}");
+    let (seed, look) = (told.number("seed", 1), told.number("look", 0));
+    let mut line = format!("plan={plan} step={step} cpus={cpus} seed={seed} look={look}");
     let mut initrd = at;
     if linux {
-        line.insert_str(0, "console=ttyS0 panic=-1 nox2apic kho=on liveupdate=on retain_initrd ");
+        line.insert_str(0, LINUX);
         // What Linux begins with lies behind the images.
         // SAFETY: the caller's promise.
         let images: u64 = unsafe { images(at) }.map(|image| image.whole().len() as u64).sum();
         initrd = (PhysAddr::new(at.0.get() + images), at.1 - images);
     }
-    // ANCHOR: load
-    let successor = Successor {
-        image,
-        command_line: line.as_bytes(),
-        regions: told.regions(),
-        initrd: Some(initrd),
-        rsdp: told.rsdp,
-        entry: Some(entry),
-    };
-    // SAFETY: the caller's promise; the areas are memory, which the page tables show.
-    let loaded = unsafe { place(&Pc, areas, busy, &successor) };
-    // ANCHOR_END: load
-    loaded.unwrap_or_else(|error| fail(format_args!("{error}")))
+    let successor = (image, line.as_bytes(), initrd, entry);
+    // SAFETY: the caller's promise; the areas are memory.
+    crate::sure(unsafe { place(told, successor, areas, busy) })
 }
 
 /// Whether the images that were claimed are those that the kernel was told of, and sound. Returns how many bytes.

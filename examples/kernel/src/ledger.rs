@@ -7,7 +7,7 @@
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{Relaxed, Release};
 
-use crate::boot::CPUS;
+use crate::cpu::CPUS;
 
 /// Slots that one writer has alone.
 pub const SLOTS: usize = 32;
@@ -27,11 +27,7 @@ pub enum Kind {
 
 impl Kind {
     pub fn of(lane: usize) -> Self {
-        match lane % 3 {
-            0 => Self::Work,
-            1 => Self::Timer,
-            _ => Self::Nmi,
-        }
+        [Self::Work, Self::Timer, Self::Nmi][lane % 3]
     }
 }
 

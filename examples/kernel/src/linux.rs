@@ -12,7 +12,7 @@ use heirloom::kho::linux::{
 use heirloom::restore::Inherited;
 use heirloom::{DirectMap, Error, Heirloom, Order, PAGE_SIZE};
 
-use crate::machine::Pc;
+use crate::machine::Port;
 use crate::pattern::{FILE, FILES, fill_file, is_file, is_hole, is_hollow, length};
 use crate::takeover::Found;
 use crate::work::bytes;
@@ -22,7 +22,7 @@ use crate::work::bytes;
 ///
 /// # Safety
 /// One CPU, and no interrupt that comes back.
-pub unsafe fn pass_on(kernel: &Heirloom<Pc>, found: &mut Found) -> Result<(), Error> {
+pub unsafe fn pass_on(kernel: &Heirloom<Port>, found: &mut Found) -> Result<(), Error> {
     // SAFETY: the caller's promise: nothing writes what is preserved meanwhile.
     let pages = unsafe { Inherited::new(kernel.memory()) };
     for name in [Luo::NAME, KhoTest::NAME] {
@@ -43,7 +43,7 @@ pub unsafe fn pass_on(kernel: &Heirloom<Pc>, found: &mut Found) -> Result<(), Er
 // ANCHOR_END: pass_on
 
 /// Compares the memfds of all sessions: what a file is made of is its token.
-fn compare(pages: &Inherited<'_, Pc>, luo: &Luo, found: &mut Found) -> Result<(), Error> {
+fn compare(pages: &Inherited<'_, Port>, luo: &Luo, found: &mut Found) -> Result<(), Error> {
     for session in luo.sessions(pages)? {
         for file in session?.files(pages)? {
             let file = file?;
@@ -53,7 +53,7 @@ fn compare(pages: &Inherited<'_, Pc>, luo: &Luo, found: &mut Found) -> Result<()
                 sound &= match part {
                     // SAFETY: preserved, and nothing writes it.
                     Part::Data { offset, bytes: length, addr } => unsafe {
-                        is_file(file.token, offset, bytes(Pc.ptr(addr), length as usize))
+                        is_file(file.token, offset, bytes(Port.ptr(addr), length as usize))
                     },
                     Part::Hole { offset, bytes, .. } => is_hollow(file.token, offset, bytes),
                 };
@@ -70,7 +70,7 @@ fn compare(pages: &Inherited<'_, Pc>, luo: &Luo, found: &mut Found) -> Result<()
 ///
 /// # Safety
 /// One CPU, and no interrupt that comes back.
-pub unsafe fn leave(kernel: &Heirloom<Pc>, first: u64) -> Result<(), Error> {
+pub unsafe fn leave(kernel: &Heirloom<Port>, first: u64) -> Result<(), Error> {
     let ids = first..first + FILES;
     let size = |id| length(id, FILE) as u64;
     let needed = ids.clone().map(|id| MemfdWriter::pages_for(size(id).div_ceil(PAGE_SIZE as u64)));

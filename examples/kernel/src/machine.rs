@@ -6,22 +6,24 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use heirloom::folio::{Interrupts, Masked};
 use heirloom::{CpuId, Cpus, DirectMap, Machine, PhysAddr};
 
-use crate::boot::{CPUS, MAPPED};
-use crate::cpu;
+use crate::cpu::{self, CPUS};
 
-/// The PC: memory is mapped at its own addresses.
+/// Memory that the page tables show, in GiB.
+pub const MAPPED: u64 = 16;
+
+/// The machine, of either architecture: memory is mapped at its own addresses.
 #[derive(Clone, Copy, Debug)]
-pub struct Pc;
+pub struct Port;
 
 // ANCHOR: lock
 /// A lock that keeps interrupts out: handlers of the timer allocate.
-pub type Lock = Masked<spin::Mutex<()>, Pc>;
+pub type Lock = Masked<spin::Mutex<()>, Port>;
 // ANCHOR_END: lock
 
 // ANCHOR: map
 // SAFETY: page tables show the memory below `MAPPED` GiB at its own addresses, writable, for as long as the kernel
 // runs; the map that is handed to heirloom ends there. Frame 0 is in no map.
-unsafe impl DirectMap for Pc {
+unsafe impl DirectMap for Port {
     fn ptr(&self, addr: PhysAddr) -> NonNull<u8> {
         NonNull::new(core::ptr::with_exposed_provenance_mut(addr.get() as usize))
             .unwrap_or(NonNull::dangling())
@@ -37,7 +39,7 @@ unsafe impl DirectMap for Pc {
 // ANCHOR: cpus
 // SAFETY: a closure runs with a CPU's number if it found the CPU's flag down, which it raises until it is done; a
 // handler in its middle, or a call within it, finds the flag up. Nothing moves between CPUs. `this` is below `CPUS`.
-unsafe impl Cpus for Pc {
+unsafe impl Cpus for Port {
     fn count(&self) -> usize {
         CPUS
     }
@@ -57,7 +59,7 @@ unsafe impl Cpus for Pc {
 
 // ANCHOR: interrupts
 // SAFETY: each CPU counts its own, and nothing moves between CPUs.
-unsafe impl Interrupts for Pc {
+unsafe impl Interrupts for Port {
     fn mask() {
         let came = cpu::mask();
         cpu::this().masked.enter(came);
@@ -72,7 +74,7 @@ unsafe impl Interrupts for Pc {
 // ANCHOR_END: interrupts
 
 // ANCHOR: machine
-impl Machine for Pc {
+impl Machine for Port {
     type Lock = Lock;
     type Mutex = spin::Mutex<()>;
 
@@ -83,8 +85,7 @@ impl Machine for Pc {
 
     /// An interrupt has no time for a pass over all caches.
     fn may_reclaim(&self) -> bool {
-        let cpu = cpu::this();
-        !cpu.in_nmi.load(Relaxed) && !cpu.in_interrupt.load(Relaxed)
+        self.may_wait() && !cpu::this().in_interrupt.load(Relaxed)
     }
 }
 // ANCHOR_END: machine

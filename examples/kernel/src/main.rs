@@ -1,21 +1,22 @@
 //! A small kernel on heirloom: it boots, works, and hands its memory to its successor, the other build.
 //!
 //! ```text
-//!   PVH or boot_params ─> Told ─> map ─> boot ───────┬─> work on all CPUs ─> jump: sealed, or
-//!                          │            revive, claim ┘    timers, NMIs        from an interrupt
+//!   PVH, boot_params ───> Told ─> map ─> boot ───────┬─> work on all CPUs ─> jump: sealed, or
+//!   or a device tree       │            revive, claim ┘    timers, NMIs        from an interrupt
 //!                          └─> successor loaded ──────────────────────────────────┘
 //! ```
 //!
 //! | file | what it shows |
 //! |---|---|
-//! | `boot.rs` | entry by PVH and by Linux's 64-bit protocol, position independence, a second CPU's start |
-//! | `cpu.rs` | interrupts, per-CPU data, APIC |
 //! | `machine.rs` | **the port to heirloom** |
-//! | `told.rs` | memory map, command line, handover: by `heirloom-x86` |
-//! | `jump.rs` | the successor's image, loaded and entered |
+//! | `cpu.rs` | what each CPU has of its own |
+//! | `told.rs` | memory map, command line, handover |
+//! | `jump.rs` | the successor's image, found and loaded |
 //! | `takeover.rs`, `layout.rs` | claims, comparison, upgrade |
 //! | `work.rs`, `ledger.rs` | allocation from work, interrupts and NMIs |
 //! | `linux.rs` | what Linux left passed on, a session left for it |
+//! | `x86_64/` | entry by PVH and by Linux's 64-bit protocol, APIC, a loader by `heirloom-x86` |
+//! | `aarch64/` | entry by Linux's protocol for arm64, device trees read and written, GIC, PSCI |
 //!
 //! The command line says what each kernel of a chain does at its end: `plan=jcde`, a letter for each.
 //! `j`: a sealed jump. `c`: a crash, the jump from an interrupt in the middle of all CPUs' work. `d`: a crash
@@ -26,7 +27,9 @@
 
 extern crate alloc;
 
-mod boot;
+#[cfg_attr(target_arch = "aarch64", path = "aarch64/mod.rs")]
+#[cfg_attr(target_arch = "x86_64", path = "x86_64/mod.rs")]
+mod arch;
 mod cpu;
 mod jump;
 mod layout;
@@ -40,23 +43,23 @@ mod takeover;
 mod told;
 mod work;
 
-use core::cell::UnsafeCell;
-use core::mem::MaybeUninit;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
 use heirloom::folio::{NodeId, Request};
 use heirloom::slab::{EarlyRoom, Global};
 use heirloom::{
-    DirectMap, Heirloom, Order, PAGE_SIZE, PhysAddr, Placement, PreservedRun, Run, SealPolicy,
-    TypedCache,
+    DirectMap, Disposition, Heirloom, Order, PAGE_SIZE, PhysAddr, Placement, PreservedRun, Run,
+    SealPolicy, TypedCache,
 };
-use heirloom_x86::loader::Loaded;
 use heirloom_x86::map::LINUX_SCRATCH_ALIGN;
+use jump::Loaded;
 use layout::Session;
 use ledger::Ledger;
-use machine::Pc;
+use lock_api::Mutex;
+use machine::{Lock, Port};
 use serial::{fail, say};
+use spin::Once;
 use takeover::{Found, Root};
 use told::Told;
 use zerocopy::IntoBytes;
@@ -64,37 +67,14 @@ use zerocopy::IntoBytes;
 /// What is allocated before there is memory: a command line.
 static EARLY: EarlyRoom<1024> = EarlyRoom::new();
 #[global_allocator]
-static HEAP: Global<Pc> = Global::early(&EARLY);
+static HEAP: Global<Port> = Global::early(&EARLY);
 
-/// What the first CPU writes once, before there is another, and before it lets interrupts come.
-struct Once<T>(UnsafeCell<MaybeUninit<T>>);
-// SAFETY: see above; from then on it is read only.
-unsafe impl<T> Sync for Once<T> {}
-
-impl<T> Once<T> {
-    const fn new() -> Self {
-        Self(UnsafeCell::new(MaybeUninit::uninit()))
-    }
-
-    /// # Safety
-    /// As the type says.
-    unsafe fn set(&'static self, value: T) -> &'static T {
-        // SAFETY: nothing reads it yet.
-        unsafe { (*self.0.get()).write(value) }
-    }
-
-    /// # Safety
-    /// It was set.
-    unsafe fn get(&'static self) -> &'static T {
-        // SAFETY: the caller's promise.
-        unsafe { (*self.0.get()).assume_init_ref() }
-    }
-}
-
-static KERNEL: Once<Heirloom<Pc>> = Once::new();
-static SESSIONS: Once<TypedCache<'static, Session, Pc>> = Once::new();
+/// What the first CPU sets, before there is another.
+static KERNEL: Once<Heirloom<Port>> = Once::new();
+static SESSIONS: Once<TypedCache<'static, Session, Port>> = Once::new();
 static LEDGER: Once<&'static Ledger> = Once::new();
-static NEXT: Once<Loaded> = Once::new();
+/// The successor, ready to be entered. It is loaded again where what is handed over changes.
+static NEXT: Mutex<Lock, Option<Loaded>> = Mutex::new(None);
 
 /// Whether CPUs work: from then on the first three are set.
 static WORKING: AtomicBool = AtomicBool::new(false);
@@ -106,19 +86,16 @@ pub fn is_working() -> bool {
     WORKING.load(Acquire)
 }
 
-pub fn kernel() -> &'static Heirloom<Pc> {
-    // SAFETY: asked for at work.
-    unsafe { KERNEL.get() }
+pub fn kernel() -> &'static Heirloom<Port> {
+    KERNEL.get().expect("asked for at work")
 }
 
-pub fn sessions() -> &'static TypedCache<'static, Session, Pc> {
-    // SAFETY: asked for at work.
-    unsafe { SESSIONS.get() }
+pub fn sessions() -> &'static TypedCache<'static, Session, Port> {
+    SESSIONS.get().expect("asked for at work")
 }
 
 pub fn ledger() -> &'static Ledger {
-    // SAFETY: asked for at work.
-    unsafe { LEDGER.get() }
+    LEDGER.get().expect("asked for at work")
 }
 
 /// What the kernel does: for the report of one that dies, and for when it is to.
@@ -174,49 +151,48 @@ pub fn tick() {
 fn crash() -> ! {
     cpu::stop_others();
     serial::cry(format_args!("crashes in {}", Phase::name()));
-    // SAFETY: loaded before interrupts came, and busy since; all other CPUs have stopped.
-    unsafe { NEXT.get().enter() }
+    let next = NEXT.lock().take().expect("loaded before interrupts come");
+    // SAFETY: busy since it was loaded; all other CPUs have stopped.
+    unsafe { next.enter() }
 }
 // ANCHOR_END: crash
 
 /// Where the image begins.
 extern "C" fn start(kind: u64, info: u64) -> ! {
     cpu::init(0);
-    match life(kind, info) {
-        Ok(()) => serial::off(),
-        Err(error) => fail(format_args!("{error}")),
-    }
+    life(kind, info);
+    serial::off()
 }
-
-/// What ends a kernel's life too early.
-type Failure = &'static dyn core::fmt::Display;
 
 /// A kernel that has its memory, and what it found in it.
-type Taken = (&'static Heirloom<Pc>, Found);
+type Taken = (&'static Heirloom<Port>, Found);
 
-/// Keeps an error to the end, which is near.
-fn late<E: core::fmt::Display + 'static>(error: E) -> Failure {
-    serial::fail(format_args!("{error}"))
+/// What there must be: an error ends the machine, and says why.
+pub fn sure<T, E: core::fmt::Display>(result: Result<T, E>) -> T {
+    result.unwrap_or_else(|error| fail(format_args!("{error}")))
 }
 
-fn life(kind: u64, info: u64) -> Result<(), Failure> {
-    let told = Told::read(kind, info).map_err(late)?;
+/// The kernel's life, which returns where the chain ends.
+fn life(kind: u64, info: u64) {
+    let told = sure(told::read(kind, info));
     let plan = told.word("plan").unwrap_or("e").as_bytes();
     let step = told.number("step", 0);
     let act = plan.get(step).copied().unwrap_or(b'e');
     let seed = told.number("seed", 1);
     let (kernel, mut found) = match told.entry {
-        None => first(&told)?,
-        Some(entry) => later(&told, entry, act, seed + step)?,
+        None => first(&told),
+        Some(entry) => later(&told, entry, act, seed + step),
     };
-    let sessions = kernel.slabs().typed::<Session>(layout::CACHE, true).map_err(late)?;
-    // SAFETY: the first CPU; the only interrupt that comes ends this kernel.
-    unsafe { SESSIONS.set(sessions) };
-    takeover::finish(kernel, &mut found).map_err(late)?;
+    SESSIONS.call_once(|| sure(kernel.slabs().typed::<Session>(layout::CACHE, true)));
+    // What no slot names is freed.
+    sure(kernel.finish(|_| {
+        found.unclaimed += 1;
+        Disposition::Free
+    }));
     if plan.get(step + 1) == Some(&b'l') {
         let first = pattern::first_file(seed as u64, step as u64);
         // SAFETY: the first CPU; the only interrupt that comes ends this kernel.
-        unsafe { linux::leave(kernel, first) }.map_err(late)?;
+        sure(unsafe { linux::leave(kernel, first) });
     }
     let Found { things, bytes, upgraded, lost, unclaimed } = found;
     let (build, generation) = (layout::BUILD, kernel.generation());
@@ -225,23 +201,21 @@ fn life(kind: u64, info: u64) -> Result<(), Failure> {
          {upgraded} upgraded, {lost} lost, {unclaimed} unclaimed"
     ));
     if act == b'e' {
-        return Ok(());
+        return;
     }
     Phase::Work.begin();
     // What the first CPU set is read by others from now on: Release pairs with the Acquire in `is_working`.
     WORKING.store(true, Release);
-    let ticks = cpu::of(0).ticks.load(Relaxed);
+    let ticks = cpu::ALL[0].ticks.load(Relaxed);
     let last = ticks + 20 + (seed as u64 * 7 + step as u64 * 13) % 23;
     if act == b'c' {
         CRASH_AT.store(last, Relaxed);
     }
-    // SAFETY: no other CPU was started by this kernel.
-    unsafe { boot::place_low() };
     cpu::start_others(told.number("cpus", 1) as u32);
     cpu::timer(TICK);
     cpu::unmask();
     let mut round = step as u64 * 1000;
-    while act == b'c' || cpu::of(0).ticks.load(Relaxed) < last {
+    while act == b'c' || cpu::ALL[0].ticks.load(Relaxed) < last {
         work::step(round);
         round += 1;
     }
@@ -249,7 +223,7 @@ fn life(kind: u64, info: u64) -> Result<(), Failure> {
     cpu::park_others();
     cpu::timer(0);
     cpu::mask();
-    let (nmis, unpinned) = (0..boot::CPUS).map(cpu::of).fold((0, 0), |(nmis, unpinned), cpu| {
+    let (nmis, unpinned) = cpu::ALL.iter().fold((0, 0), |(nmis, unpinned), cpu| {
         (nmis + cpu.nmis.load(Relaxed), unpinned + cpu.unpinned.load(Relaxed))
     });
     let (wrong, refused) = (work::WRONG.load(Relaxed), work::REFUSED.load(Relaxed));
@@ -261,46 +235,46 @@ fn life(kind: u64, info: u64) -> Result<(), Failure> {
         told::image().bytes()
     ));
     // ANCHOR: leave
-    kernel.seal().map_err(late)?;
+    sure(kernel.seal());
     cpu::stop_others();
-    // SAFETY: loaded above, and busy since; all other CPUs have stopped.
-    unsafe { NEXT.get().enter() }
+    let next = NEXT.lock().take().expect("loaded above");
+    // SAFETY: busy since it was loaded; all other CPUs have stopped.
+    unsafe { next.enter() }
     // ANCHOR_END: leave
 }
 
-/// Periods of the timer's clock between two ticks.
+/// Nanoseconds between two ticks.
 const TICK: u32 = 1_000_000;
 /// Bytes of a scratch area: two images, and metadata; tens of MiB where Linux may follow.
 const AREA: u64 = 64 << 20;
 
 /// The first kernel: no predecessor.
-fn first(told: &Told) -> Result<Taken, Failure> {
-    let (images, length) = told.images.ok_or("no images").map_err(late)?;
-    let mut map = told.map().map_err(late)?;
+fn first(told: &Told) -> Taken {
+    let (images, length) = sure(told.images.ok_or("no images"));
+    let mut map = sure(told.map());
     // What is there already: this image, and the module, which is in no map while it is copied.
     let module = Run::covering(images, length).filter(|run| run.addr() == images);
-    let module = module.ok_or("the images do not start with a page").map_err(late)?;
-    [told::image(), module].into_iter().try_for_each(|run| map.remove(run)).map_err(late)?;
+    let module = sure(module.ok_or("the images do not start with a page"));
+    sure([told::image(), module].into_iter().try_for_each(|run| map.remove(run)));
     let place = |taken: &[_]| map.place(AREA, LINUX_SCRATCH_ALIGN, PhysAddr::new(4 << 30), taken);
     // ANCHOR: boot
-    let low = place(&[]).map_err(late)?;
-    let scratch = [low, place(&[low]).map_err(late)?];
+    let low = sure(place(&[]));
+    let scratch = [low, sure(place(&[low]))];
     // SAFETY: the page tables show the map, of which nothing is in use.
-    let kernel = unsafe { Heirloom::boot(Pc, map.ranges(), &scratch, layout::BUILD) };
+    let kernel = unsafe { Heirloom::boot(Port, map.ranges(), &scratch, layout::BUILD) };
     // ANCHOR_END: boot
-    let kernel = keep(kernel.map_err(late)?);
+    let kernel = keep(sure(kernel));
     // ANCHOR: module
     // The module stays where it is, and survives there.
     // SAFETY: the loader put it there, and it is in no map; nothing else runs.
     let run = unsafe { kernel.keep_in_place(module, NodeId(0)) };
     // ANCHOR_END: module
-    begin(told, kernel, scratch.into_iter(), run.map_err(late)?, length).map_err(late)
+    sure(begin(told, kernel, scratch.into_iter(), sure(run), length))
 }
 
 /// From now on there is a heap.
-fn keep(kernel: Heirloom<Pc>) -> &'static Heirloom<Pc> {
-    // SAFETY: once, by the first CPU; the only interrupt that comes yet ends this kernel.
-    let kernel = unsafe { KERNEL.set(kernel) };
+fn keep(kernel: Heirloom<Port>) -> &'static Heirloom<Port> {
+    let kernel = KERNEL.call_once(|| kernel);
     HEAP.set(kernel.slabs()).unwrap_or_else(|_| fail(format_args!("two heaps")));
     kernel
 }
@@ -308,9 +282,9 @@ fn keep(kernel: Heirloom<Pc>) -> &'static Heirloom<Pc> {
 /// What a kernel does that has no ledger: the first, and one that comes behind Linux.
 fn begin(
     told: &Told,
-    kernel: &'static Heirloom<Pc>,
+    kernel: &'static Heirloom<Port>,
     areas: impl Iterator<Item = Run> + Clone,
-    images: PreservedRun<'_, Pc>,
+    images: PreservedRun<'_, Port>,
     length: u64,
 ) -> Result<Taken, heirloom::Error> {
     let mut found = Found::default();
@@ -326,71 +300,71 @@ fn begin(
     let at = memory.ptr(run.into_raw())?.cast::<Ledger>();
     let root = Root { ledger, images: handle, images_bytes: length };
     kernel.publish("kernel", root.as_bytes())?;
-    // SAFETY: a ledger of zeroes is an empty one; it is never freed. The first CPU, before it lets interrupts come.
-    unsafe {
-        LEDGER.set(at.as_ref());
-        let busy = [kernel.metadata(), told::image()];
-        NEXT.set(jump::load(told, areas, &busy, (images_at, length), kernel.entry()));
-    }
+    // SAFETY: a ledger of zeroes is an empty one; it is never freed.
+    LEDGER.call_once(|| unsafe { at.as_ref() });
+    let busy = [kernel.metadata(), told::image()];
+    // SAFETY: what is busy is all that is in use of scratch; the images were claimed.
+    let next = unsafe { jump::load(told, areas, &busy, (images_at, length), kernel.entry()) };
+    *NEXT.lock() = Some(next);
     Ok((kernel, found))
 }
 
 /// Any other: loads its own successor before all else, so that it may die at any instant; then takes over.
-fn later(told: &Told, entry: heirloom::Entry, act: u8, seed: usize) -> Result<Taken, Failure> {
-    let (map, image) = (told.map().map_err(late)?, told::image());
-    let images = told.images.ok_or("no images").map_err(late)?;
+fn later(told: &Told, entry: heirloom::Entry, act: u8, seed: usize) -> Taken {
+    if told.number("look", 0) > 0 {
+        jump::show(entry, told.number("step", 0));
+    }
+    let (map, image) = (sure(told.map()), told::image());
+    let images = sure(told.images.ok_or("no images"));
     // SAFETY: the runs are in the map, which the page tables show; the predecessor has ended.
-    let areas = unsafe {
-        entry.scratch_areas(&Pc, |run| map.ranges().iter().any(|(range, _)| range.covers(run)))
-    };
-    let areas = areas.map_err(late)?;
+    let areas = sure(unsafe {
+        entry.scratch_areas(&Port, |run| map.ranges().iter().any(|(range, _)| range.covers(run)))
+    });
     let brought = Run::covering(images.0, images.1).unwrap_or(image);
-    // SAFETY: this image and what came with it are all that is in use of scratch; the first CPU, before it lets
-    // interrupts come.
-    let next =
-        unsafe { NEXT.set(jump::load(told, areas.runs(), &[image, brought], images, entry)) };
+    // SAFETY: this image and what came with it are all that is in use of scratch.
+    let next = unsafe { jump::load(told, areas.runs(), &[image, brought], images, entry) };
+    let busy = [image, brought, next.image, next.params];
+    *NEXT.lock() = Some(next);
     if act == b'd' {
         DIE_IN.store(seed % 4, Relaxed);
     }
     Phase::Revive.begin();
     // ANCHOR: revive
-    let busy = [image, brought, next.image, next.params];
     let placement = Placement { metadata: None, busy: &busy };
+    let (checked, build) = (SealPolicy::Checked, layout::BUILD);
     // SAFETY: the page tables show the map, of which what is busy is in use; the predecessor has ended.
-    let kernel = unsafe {
-        Heirloom::revive_in(Pc, map.ranges(), entry, layout::BUILD, SealPolicy::Checked, placement)
-    };
+    let kernel =
+        unsafe { Heirloom::revive_in(Port, map.ranges(), entry, build, checked, placement) };
     // ANCHOR_END: revive
     Phase::Claim.begin();
-    let kernel = keep(kernel.map_err(late)?);
+    let kernel = keep(sure(kernel));
     if kernel.predecessor().is_none() {
-        return behind_linux(told, kernel, areas.runs(), images).map_err(late);
+        return sure(behind_linux(told, kernel, areas.runs(), images));
     }
-    let (ledger, images_at, length) = takeover::roots(kernel).map_err(late)?;
-    let mut found = takeover::claim(kernel, ledger).map_err(late)?;
+    let (ledger, images_at, length) = sure(takeover::roots(kernel));
+    let mut found = sure(takeover::claim(kernel, ledger));
     // SAFETY: the first CPU; the only interrupt that comes ends this kernel.
-    unsafe { linux::pass_on(kernel, &mut found) }.map_err(late)?;
+    sure(unsafe { linux::pass_on(kernel, &mut found) });
     found.bytes += jump::check(images, (images_at, length));
     Phase::Finish.begin();
     if act == b'd' {
         cpu::idle();
     }
-    // SAFETY: the first CPU; the only interrupt that comes ends this kernel.
-    unsafe { LEDGER.set(ledger) };
-    Ok((kernel, found))
+    LEDGER.call_once(|| ledger);
+    (kernel, found)
 }
 
 /// The first kernel behind Linux, which knows nothing of ledgers: what it brought lies in scratch, and moves.
 fn behind_linux(
     told: &Told,
-    kernel: &'static Heirloom<Pc>,
+    kernel: &'static Heirloom<Port>,
     areas: impl Iterator<Item = Run> + Clone,
     (images, length): (PhysAddr, u64),
 ) -> Result<Taken, heirloom::Error> {
     let frames = length.div_ceil(PAGE_SIZE as u64);
     let mut run = kernel.memory().alloc_owned_run(frames, Request::new(Order::ZERO))?;
     // SAFETY: Linux put it there; nothing else uses it.
-    let brought = unsafe { work::bytes(Pc.ptr(images), length as usize) };
+    let brought = unsafe { work::bytes(Port.ptr(images), length as usize) };
     run.bytes_mut()[..brought.len()].copy_from_slice(brought);
     let run = run.preserve().map_err(|refused| refused.error)?;
     begin(told, kernel, areas, run, length)
@@ -398,10 +372,10 @@ fn behind_linux(
 
 /// Bytes of the first CPU's stack that were ever written.
 fn stack() -> usize {
-    let stack = (&raw const boot::STACKS).cast::<u8>();
+    let stack = (&raw const cpu::STACKS).cast::<u8>();
     // SAFETY: the first of the stacks, which the loader cleared; this very CPU uses it.
-    let unused = (0..boot::STACK).take_while(|at| unsafe { stack.add(*at).read_volatile() } == 0);
-    boot::STACK - unused.count()
+    let unused = (0..cpu::STACK).take_while(|at| unsafe { stack.add(*at).read_volatile() } == 0);
+    cpu::STACK - unused.count()
 }
 
 /// Where every other CPU begins.

@@ -3,12 +3,12 @@
 use core::ptr::NonNull;
 
 use heirloom::slab::OldObject;
-use heirloom::{Disposition, Error, Handle, Heirloom, PhysAddr};
+use heirloom::{Error, Handle, Heirloom, PhysAddr};
 use zerocopy::FromBytes;
 
 use crate::layout::{self, Session, other};
 use crate::ledger::{Kind, Ledger};
-use crate::machine::Pc;
+use crate::machine::Port;
 use crate::pattern::{is, length};
 use crate::work::{LONGEST, SHORT, block, bytes, handle, object, object_parts};
 
@@ -50,17 +50,17 @@ impl Found {
         crate::serial::say(format_args!("lost: {why}"));
     }
 
-    /// The buffer of a session: claimed, compared.
-    fn buffer(&mut self, kernel: &Heirloom<Pc>, id: u64, at: [u8; 16], length: usize) {
-        let buffer = kernel.restore(Handle::from(at));
-        // SAFETY: claimed just now, and as long as the session says, which was compared with what it should be.
+    /// A buffer: claimed, compared.
+    fn buffer(&mut self, kernel: &Heirloom<Port>, id: u64, at: Handle, length: usize) {
+        let buffer = kernel.restore(at);
+        // SAFETY: claimed just now, and as long as what is made of its number.
         let found = buffer.map(|buffer| unsafe { &*bytes(buffer, length) });
         self.compared(id, found, length);
     }
 }
 
 /// Claims everything that the ledger names.
-pub fn claim(kernel: &'static Heirloom<Pc>, ledger: &Ledger) -> Result<Found, Error> {
+pub fn claim(kernel: &'static Heirloom<Port>, ledger: &Ledger) -> Result<Found, Error> {
     let mut found = Found::default();
     let sessions = kernel.adopt_or_create::<Session>(layout::CACHE, true)?;
     // First those of this layout: an object that was upgraded is no predecessor's.
@@ -73,18 +73,14 @@ pub fn claim(kernel: &'static Heirloom<Pc>, ledger: &Ledger) -> Result<Found, Er
                 let Ok(session) = sessions.claim(addr, tag) else { continue };
                 let Session { buffer, bytes, .. } = *session;
                 if session.id == id && bytes == length(id, LONGEST) as u64 {
-                    found.buffer(kernel, id, buffer, bytes as usize);
+                    found.buffer(kernel, id, Handle::from(buffer), bytes as usize);
                 } else {
                     found.lose(format_args!("session {id} is another"));
                 }
                 session.leak();
             }
             Kind::Timer => {
-                let length = length(id, SHORT);
-                let buffer = kernel.restore(handle(words));
-                // SAFETY: claimed just now; as long as what is made of its number.
-                let bytes = buffer.map(|buffer| unsafe { &*bytes(buffer, length) });
-                found.compared(id, bytes, length);
+                found.buffer(kernel, id, handle(words), length(id, SHORT));
             }
             Kind::Nmi => match kernel.memory().claim_owned(block(id, words[0])) {
                 Ok(folio) => {
@@ -113,7 +109,7 @@ pub fn claim(kernel: &'static Heirloom<Pc>, ledger: &Ledger) -> Result<Found, Er
             new.leak();
             slot.turn_to(object(addr, tag));
             found.upgraded += 1;
-            found.buffer(kernel, id, buffer, bytes as usize);
+            found.buffer(kernel, id, Handle::from(buffer), bytes as usize);
             Ok(())
         })?;
     }
@@ -141,15 +137,6 @@ fn named<'l>(ledger: &'l Ledger, old: &OldObject<'_>) -> Option<&'l crate::ledge
     ledger.slots().find(is_it).map(|(_, slot)| slot)
 }
 
-/// Ends the takeover: what no slot names is freed.
-pub fn finish(kernel: &Heirloom<Pc>, found: &mut Found) -> Result<(), Error> {
-    kernel.finish(|_| {
-        found.unclaimed += 1;
-        Disposition::Free
-    })?;
-    Ok(())
-}
-
 /// What is published: where the ledger and the images are.
 #[derive(FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout)]
 #[repr(C)]
@@ -160,7 +147,7 @@ pub struct Root {
 }
 
 /// Claims the ledger and the images: what the root names.
-pub fn roots(kernel: &'static Heirloom<Pc>) -> Result<(&'static Ledger, PhysAddr, u64), Error> {
+pub fn roots(kernel: &'static Heirloom<Port>) -> Result<(&'static Ledger, PhysAddr, u64), Error> {
     let root = kernel.claim_root("kernel")?;
     let Ok(Root { ledger, images, images_bytes }) = Root::read_from_bytes(root.bytes()) else {
         crate::serial::fail(format_args!("the root has another layout"))

@@ -1,62 +1,43 @@
-//! What the kernel was told: by PVH's loader, or by a predecessor through the boot parameters.
+//! What the kernel was told, by a boot loader or by a predecessor.
 
 use heirloom::{PhysAddr, Run};
-use heirloom_x86::boot_params::BootParams;
 use heirloom_x86::map::Map;
-use heirloom_x86::start_info::StartInfo;
-use heirloom_x86::{Error, Fault, Identity, MemoryType, Region, Structure};
+use heirloom_x86::{Error, Fault, MemoryType, Region, Structure};
 
-use crate::boot::MAPPED;
+use crate::arch::told::Own;
+pub use crate::arch::told::read;
+use crate::machine::MAPPED;
 
 /// Everything, copied: where it was read from is nothing's from then on.
 pub struct Told {
     regions: [Region; 128],
     count: usize,
-    line: [u8; 128],
-    length: usize,
+    /// The command line, and its length.
+    pub line: [u8; 128],
+    pub length: usize,
     /// The images of both builds, one behind the other.
     pub images: Option<(PhysAddr, u64)>,
-    pub rsdp: Option<PhysAddr>,
     /// What a predecessor handed over.
     pub entry: Option<heirloom::Entry>,
+    pub own: Own,
 }
 
 impl Told {
-    /// Reads it: PVH's (`kind` 0) or Linux's boot parameters.
-    pub fn read(kind: u64, at: u64) -> Result<Self, Error> {
-        let mut told = Self {
+    /// Nothing yet.
+    pub fn new(own: Own) -> Self {
+        Self {
             regions: [Region::new(0, 0, MemoryType::RESERVED); 128],
             count: 0,
             line: [0; 128],
             length: 0,
             images: None,
-            rsdp: None,
             entry: None,
-        };
-        // SAFETY: the page tables show it all; this is the only CPU, and what it reads was written before it ran.
-        let memory = unsafe { Identity::new(PhysAddr::new(MAPPED << 30)) };
-        let mut line = [0; 128];
-        let at = PhysAddr::new(at);
-        let line = if kind == 0 {
-            let info = StartInfo::open(&memory, at)?;
-            info.for_each_region(|region| told.push(region))??;
-            told.images = info.modules().next().transpose()?;
-            told.rsdp = info.rsdp();
-            info.command_line(&mut line)?
-        } else {
-            let params = BootParams::open(&memory, at)?;
-            params.for_each_region(|region| told.push(region))??;
-            told.images = params.initrd();
-            told.rsdp = params.rsdp();
-            told.entry = params.entry()?;
-            params.command_line(&mut line)?
-        };
-        told.length = line.len();
-        told.line[..line.len()].copy_from_slice(line);
-        Ok(told)
+            own,
+        }
     }
 
-    fn push(&mut self, region: Region) -> Result<(), Error> {
+    /// Adds a region.
+    pub fn push(&mut self, region: Region) -> Result<(), Error> {
         let at = PhysAddr::new(0);
         let full = Fault::TooMany { limit: self.regions.len() };
         let full = Error { structure: Structure::Map, at, offset: 0, fault: full };
@@ -96,7 +77,10 @@ impl Told {
 
 /// The frames that the kernel's image takes: code, data, stacks, page tables.
 pub fn image() -> Run {
-    let (start, end) =
-        (&raw const crate::boot::head as u64, &raw const crate::boot::image_end as u64);
+    unsafe extern "C" {
+        static head: u8;
+        static image_end: u8;
+    }
+    let (start, end) = (&raw const head as u64, &raw const image_end as u64);
     Run::covering(PhysAddr::new(start), end - start).expect("the image is below 16 GiB")
 }

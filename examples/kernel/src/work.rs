@@ -8,12 +8,12 @@ use core::ptr::NonNull;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 
-use heirloom::folio::{Owned, Preserved};
+use heirloom::folio::Preserved;
 use heirloom::{Block, Error, Handle, Order, Pfn, PhysAddr, Request};
 
 use crate::layout::{Session, session};
 use crate::ledger::{Kind, Slot};
-use crate::machine::Pc;
+use crate::machine::Port;
 use crate::pattern::{fill, is, length};
 use crate::{cpu, kernel, ledger, sessions};
 
@@ -53,8 +53,7 @@ fn words(handle: Handle) -> [u64; 2] {
 }
 
 pub fn handle(words: [u64; 2]) -> Handle {
-    let bytes: [u8; 16] = zerocopy::transmute!(words);
-    Handle::from(bytes)
+    <Handle as From<[u8; 16]>>::from(zerocopy::transmute!(words))
 }
 
 /// An object by its address and its reuse tag, in one word: it is named by one store.
@@ -96,16 +95,46 @@ pub fn step(round: u64) {
     expect(lengths.iter().sum::<usize>() == map.values().map(|text| text.len()).sum());
 }
 
-fn new_session(slot: &Slot, id: u64) -> Result<(), Error> {
-    let kernel = kernel();
-    let length = length(id, LONGEST);
-    let buffer = kernel.alloc(length)?;
+/// A buffer of a number, filled and preserved.
+fn new_buffer(id: u64, length: usize) -> Result<Handle, Error> {
+    let buffer = kernel().alloc(length)?;
     // SAFETY: allocated just now, and not used elsewhere.
     fill(id, unsafe { bytes(buffer, length) });
-    // SAFETY: ours, and in use.
-    let made = unsafe { kernel.preserve(buffer) }
-        .and_then(|handle| Ok(sessions().insert(session(id, handle.into(), length as u64))?));
-    match made {
+    // SAFETY: ours, and in use; where that is refused, not used any more.
+    unsafe {
+        let preserved = kernel().preserve(buffer);
+        if preserved.is_err() {
+            kernel().free(buffer)?;
+        }
+        preserved
+    }
+}
+
+/// Compares the bytes of a buffer, has `forget` take its name away, and frees it.
+///
+/// # Safety
+/// It is the caller's, and has so many bytes.
+unsafe fn end_buffer(
+    id: u64,
+    at: Handle,
+    length: usize,
+    forget: impl FnOnce(),
+) -> Result<(), Error> {
+    let buffer = kernel().find(at)?;
+    // SAFETY: the caller's promise.
+    expect(is(id, unsafe { bytes(buffer, length) }));
+    forget();
+    // SAFETY: as above; not used any more.
+    unsafe {
+        kernel().unpreserve(buffer)?;
+        kernel().free(buffer)
+    }
+}
+
+fn new_session(slot: &Slot, id: u64) -> Result<(), Error> {
+    let length = length(id, LONGEST);
+    let handle = new_buffer(id, length)?;
+    match sessions().insert(session(id, handle.into(), length as u64)) {
         Ok(session) => {
             let (addr, tag) = session.handle_parts();
             session.leak();
@@ -113,12 +142,9 @@ fn new_session(slot: &Slot, id: u64) -> Result<(), Error> {
             Ok(())
         }
         Err(error) => {
-            // SAFETY: as above; nothing names it. It is preserved if the object was refused.
-            unsafe {
-                let _ = kernel.unpreserve(buffer);
-                kernel.free(buffer)?;
-            }
-            Err(error)
+            // SAFETY: made above; nothing names it.
+            unsafe { end_buffer(id, handle, length, || ()) }?;
+            Err(error.into())
         }
     }
 }
@@ -128,16 +154,10 @@ fn end_session(slot: &Slot, id: u64, word: u64) -> Result<(), Error> {
     let (addr, _) = object_parts(word);
     // SAFETY: the slot named it, and does not any more: it is owned here alone.
     let session = unsafe { sessions().from_raw(addr) };
+    expect(session.id == id);
     let Session { buffer, bytes: length, .. } = *session;
-    let buffer = kernel().find(Handle::from(buffer))?;
     // SAFETY: the session's, which is ours.
-    expect(session.id == id && is(id, unsafe { bytes(buffer, length as usize) }));
-    drop(session);
-    // SAFETY: as above; not used any more.
-    unsafe {
-        kernel().unpreserve(buffer)?;
-        kernel().free(buffer)
-    }
+    unsafe { end_buffer(id, Handle::from(buffer), length as usize, || drop(session)) }
 }
 
 /// What the timer's handler does: a buffer comes or goes, and the heap is used.
@@ -145,42 +165,18 @@ pub fn tick(ticks: u64) {
     let (lane, ledger) = (lane(Kind::Timer), ledger());
     let slot = ledger.slot(lane, ticks);
     note(match slot.get() {
-        Some((id, words)) => end_buffer(slot, id, words),
-        None => new_buffer(slot, ledger.id(lane)),
+        // SAFETY: the slot names it: ours.
+        Some((id, words)) => unsafe {
+            end_buffer(id, handle(words), length(id, SHORT), || slot.clear())
+        },
+        None => {
+            let id = ledger.id(lane);
+            let made = new_buffer(id, length(id, SHORT));
+            made.map(|handle| slot.fill(id, words(handle)))
+        }
     });
     let boxed = Box::new([ticks; 7]);
     expect(boxed.iter().all(|found| *found == ticks));
-}
-
-fn new_buffer(slot: &Slot, id: u64) -> Result<(), Error> {
-    let length = length(id, SHORT);
-    let buffer = kernel().alloc(length)?;
-    // SAFETY: allocated just now.
-    fill(id, unsafe { bytes(buffer, length) });
-    // SAFETY: ours, and in use.
-    match unsafe { kernel().preserve(buffer) } {
-        Ok(handle) => {
-            slot.fill(id, words(handle));
-            Ok(())
-        }
-        Err(error) => {
-            // SAFETY: ours, and not used any more.
-            unsafe { kernel().free(buffer) }?;
-            Err(error)
-        }
-    }
-}
-
-fn end_buffer(slot: &Slot, id: u64, words: [u64; 2]) -> Result<(), Error> {
-    let buffer = kernel().find(handle(words))?;
-    // SAFETY: the slot names it: ours.
-    expect(is(id, unsafe { bytes(buffer, length(id, SHORT)) }));
-    slot.clear();
-    // SAFETY: as above; not used any more.
-    unsafe {
-        kernel().unpreserve(buffer)?;
-        kernel().free(buffer)
-    }
 }
 
 /// What the NMI's handler does, which comes in the middle of anything: a folio comes or goes. Objects may need a
@@ -212,9 +208,8 @@ fn end_folio(slot: &Slot, block: Block) -> Result<(), Error> {
     let id = slot.get().map_or(0, |(id, _)| id);
     slot.clear();
     // SAFETY: the slot named it, and does not any more: it is owned here alone.
-    let folio: Preserved<'_, Block, Pc> = unsafe { Preserved::from_raw(kernel().memory(), block) };
+    let folio: Preserved<'_, Block, Port> =
+        unsafe { Preserved::from_raw(kernel().memory(), block) };
     expect(is(id, folio.bytes()));
-    let folio: Owned<'_, Block, Pc> = folio.unpreserve().map_err(|refused| refused.error)?;
-    drop(folio);
-    Ok(())
+    Ok(folio.unpreserve().map(drop).map_err(|refused| refused.error)?)
 }

@@ -130,7 +130,7 @@ impl FreeMap {
         let mut near = [WordId::NONE; PROBES];
         let (mut len, mut from) = (0, from);
         // A single chunk is in each stretch that is not empty.
-        let fits = self.fits(level).filter(|_| width != Width::ONE);
+        let fits = if width == Width::ONE { None } else { self.fits(level) };
         while len < most
             && let Some(place) = near.get_mut(len)
             && let Some(n) =

@@ -73,9 +73,9 @@ pub(super) fn take<P: Places>(places: &P, block: Block, kind: FrameType) -> Resu
 #[inline]
 pub(super) fn take_unlabelled<P: Places>(places: &P, block: Block, ours: u8) -> bool {
     // First the bit, then the byte, and Acquire: as in `take`.
-    places.byte(block).filter(|_| places.has_bit(block)).is_some_and(|byte| {
-        byte.compare_exchange(frame_type::NEVER, ours, Acquire, Relaxed).is_ok()
-    })
+    let Some(byte) = places.byte(block) else { return false };
+    places.has_bit(block)
+        && byte.compare_exchange(frame_type::NEVER, ours, Acquire, Relaxed).is_ok()
 }
 
 /// Exchanges the byte of a block that may have a label, `now`, for `ours`.
@@ -179,7 +179,10 @@ pub(super) fn put_back_run<P: Places>(places: &P, run: Run) {
 
 /// Frees an unclaimed block that has no label. Returns whether it was one.
 pub(super) fn dispose_of<P: Disposal>(places: &P, block: Block) -> bool {
-    let Some(byte) = places.byte(block).filter(|_| places.has_bit(block)) else { return false };
+    let Some(byte) = places.byte(block) else { return false };
+    if !places.has_bit(block) {
+        return false;
+    }
     // Acquire as in `take`.
     if byte
         .compare_exchange(frame_type::NEVER, claimed(block, FrameType::Folio), Acquire, Relaxed)

@@ -124,8 +124,10 @@ impl<M: Machine> Predecessor<'_, M> {
         let label = label.ok_or(Error::BadRequest { frames: block.order().frames() })?;
         let gone = Error::NotPreserved { block };
         let range = self.memory.range(block.pfn()).map_err(|_| gone)?;
-        let byte =
-            range.byte(block.pfn()).filter(|_| self.memory.has_bit(range, block)).ok_or(gone)?;
+        let byte = range.byte(block.pfn()).ok_or(gone)?;
+        if !self.memory.has_bit(range, block) {
+            return Err(gone);
+        }
         exchange::label(byte, block, kind, label)?;
         self.memory.settle(1);
         Ok(())

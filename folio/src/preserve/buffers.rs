@@ -134,9 +134,10 @@ impl<M: Machine> Memory<M> {
             return false;
         };
         let held = frame_type::is_held(now);
-        let gone = match self.leaf_bit(range, block).filter(|_| held) {
-            Some(leaf_bit) => leaf_bit.unpreserve(block).is_ok(),
-            None => !held && now == frame_type::encode(FrameType::Buffer, block.order(), false),
+        let gone = if held {
+            self.leaf_bit(range, block).is_some_and(|leaf_bit| leaf_bit.unpreserve(block).is_ok())
+        } else {
+            now == frame_type::encode(FrameType::Buffer, block.order(), false)
         };
         if gone {
             byte.store(frame_type::FREED, Relaxed);
@@ -230,7 +231,9 @@ impl<M: Machine> Memory<M> {
     pub unsafe fn unpreserve_buffer(&self, ptr: NonNull<u8>) -> Option<Result<(), Error>> {
         if let Some(Single { range, byte, now, block }) = self.single_buffer(ptr) {
             let plain = frame_type::encode(FrameType::Buffer, block.order(), false);
-            if let Some(leaf_bit) = self.leaf_bit(range, block).filter(|_| now != plain) {
+            if now != plain
+                && let Some(leaf_bit) = self.leaf_bit(range, block)
+            {
                 let gone = leaf_bit.unpreserve(block);
                 return Some(gone.map(|()| byte.store(plain, Relaxed)));
             }

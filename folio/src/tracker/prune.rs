@@ -50,7 +50,7 @@ fn prune<T: Tables>(
                 entry.store(0, Release);
                 // The very first leaf has keys of several orders, all too high for a directory.
                 let leaf = level == 1 && first >= LEAF_KEYS;
-                unlinked(below, Key::new(first).block().filter(|_| leaf));
+                unlinked(below, if leaf { Key::new(first).block() } else { None });
             }
         }
     }

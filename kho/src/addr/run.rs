@@ -281,7 +281,7 @@ mod tests {
         let limits = [Order::new(2).unwrap(), Order::MAX];
         for (start, frames) in (0..70).flat_map(|start| (0..140).map(move |n| (start, n))) {
             let whole: Vec<_> = run(start, frames).blocks().collect();
-            let one = whole.first().copied().filter(|_| whole.len() == 1);
+            let one = if let [one] = whole[..] { Some(one) } else { None };
             assert_eq!(run(start, frames).as_block(), one);
             for limit in limits {
                 let blocks = run(start, frames).blocks_up_to(limit);

@@ -67,7 +67,10 @@ impl<'p, T: Record> List<'p, T> {
 /// Writes a record into a block and counts it; returns `false` if the block is full.
 fn append<T: Record>(block: &[AtomicU64], record: &T) -> bool {
     let (_, count) = head(block);
-    let slot = entry_words::<T>(block, count).filter(|_| count < T::PER_BLOCK);
+    if count >= T::PER_BLOCK {
+        return false;
+    }
+    let slot = entry_words::<T>(block, count);
     let (Some(slot), Some(counter)) = (slot, block.get(1)) else { return false };
     blocks::save(slot, record);
     // Release: a reader of the count reads the entry (`head`'s Acquire).

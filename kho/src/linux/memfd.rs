@@ -226,8 +226,7 @@ impl Memfd {
 
     /// Returns what is wrong with its values, though its content can be read.
     pub(crate) fn faults(&self) -> impl Iterator<Item = Error> {
-        let large =
-            |found| Some(Fault::TooMany { found, limit: LARGEST }).filter(|_| found > LARGEST);
+        let large = |found| (found > LARGEST).then_some(Fault::TooMany { found, limit: LARGEST });
         let found = self.seals.into();
         let seals = (self.seals & !SEALS != 0).then_some(Fault::Reserved { found });
         let faults = [(0, large(self.pos)), (8, large(self.size)), (16, seals)];

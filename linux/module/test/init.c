@@ -19,6 +19,7 @@
 #include <sys/reboot.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <termios.h>
 #include <unistd.h>
 
 static void say(const char *format, ...)
@@ -30,7 +31,23 @@ static void say(const char *format, ...)
 	vprintf(format, list);
 	printf("\n");
 	fflush(stdout);
+	/* Neither a jump nor a power off waits for what was printed; on a file this does nothing. */
+	tcdrain(STDOUT_FILENO);
 	va_end(list);
+}
+
+/*
+ * Has this process print on the second serial line, if the machine has one: on the console its words and the
+ * kernel's may stand within each other.
+ */
+static void own_line(void)
+{
+	int line = open("/dev/ttyS1", O_WRONLY | O_NOCTTY | O_CLOEXEC);
+
+	if (line < 0)
+		return;
+	dup2(line, STDOUT_FILENO);
+	close(line);
 }
 
 static void off(void)
@@ -133,6 +150,7 @@ static void jump(void)
 
 int main(void)
 {
+	own_line();
 	mkdir("/proc", 0755);
 	mkdir("/sys", 0755);
 	mount("proc", "/proc", "proc", 0, NULL);

@@ -14,7 +14,7 @@ use heirloom_folio::internal::BlockMatcher;
 use heirloom_folio::{CpuId, FrameType, Machine, Memory, Request};
 use heirloom_kho::narrow::usize_to_u64;
 use heirloom_kho::sync::Ordering::Relaxed;
-use heirloom_kho::sync::{AtomicPtr, written};
+use heirloom_kho::sync::{AtomicBool, AtomicPtr, written};
 use heirloom_kho::{Block, Order, PAGE_SIZE};
 use lock_api::Mutex;
 
@@ -27,7 +27,7 @@ use crate::header::SlabDesc;
 use crate::lists::Lists;
 use crate::magazine::{Slot, capacity};
 use crate::name::Name;
-use crate::spec::{CacheSpec, Constructor};
+use crate::spec::{CConstructor, CacheSpec, Construct, Constructor};
 use crate::takeover::Takeover;
 
 /// What a cache's CPUs share.
@@ -55,6 +55,8 @@ pub(crate) struct CacheInner<M: Machine> {
     pub(crate) life: Life,
     /// The constructor; null if there is none. Another cache of the same description may have another.
     constructor: AtomicPtr<()>,
+    /// Whether the constructor is a function in C.
+    constructs_in_c: AtomicBool,
     /// What the cache belongs to, where a [raw](crate::RawCache) pointer leads to it alone; null before.
     pub(crate) slabs: AtomicPtr<u8>,
     pub(crate) shared: CachePadded<Mutex<M::Lock, Shared>>,
@@ -106,6 +108,7 @@ impl<M: Machine> CacheInner<M> {
                 takeover: Takeover::new(),
                 life: Life::new(),
                 constructor: AtomicPtr::new(null_mut()),
+                constructs_in_c: AtomicBool::new(false),
                 slabs: AtomicPtr::new(null_mut()),
                 shared: CachePadded::new(Mutex::new(shared)),
             });
@@ -116,21 +119,31 @@ impl<M: Machine> CacheInner<M> {
     }
 
     /// Returns the constructor.
-    pub(crate) fn constructor(&self) -> Option<Constructor> {
-        // Relaxed: what has the cache has it from a call behind the one that set this.
+    pub(crate) fn constructor(&self) -> Option<Construct> {
+        // Relaxed, both: what has the cache has it from a call behind the one that set them.
         let constructor = self.constructor.load(Relaxed);
         if constructor.is_null() {
             return None;
         }
-        // SAFETY: not null, so `set_constructor` made it of a constructor.
-        Some(unsafe { core::mem::transmute::<*mut (), Constructor>(constructor) })
+        Some(if self.constructs_in_c.load(Relaxed) {
+            // SAFETY: not null, and in C, so `set_constructor` made it of such a constructor.
+            Construct::C(unsafe { core::mem::transmute::<*mut (), CConstructor>(constructor) })
+        } else {
+            // SAFETY: not null, and not in C, so `set_constructor` made it of such a constructor.
+            Construct::Rust(unsafe { core::mem::transmute::<*mut (), Constructor>(constructor) })
+        })
     }
 
     /// Sets the constructor, of a cache that is the caller's alone.
-    pub(crate) fn set_constructor(&self, constructor: Option<Constructor>) {
+    pub(crate) fn set_constructor(&self, constructor: Option<Construct>) {
         #[expect(clippy::as_conversions, reason = "a function's address is had in no other way")]
-        let constructor = constructor.map_or(null_mut(), |constructor| constructor as *mut ());
-        self.constructor.store(constructor, Relaxed);
+        let address = match constructor {
+            None => null_mut(),
+            Some(Construct::Rust(construct)) => construct as *mut (),
+            Some(Construct::C(construct)) => construct as *mut (),
+        };
+        self.constructor.store(address, Relaxed);
+        self.constructs_in_c.store(matches!(constructor, Some(Construct::C(_))), Relaxed);
     }
 
     /// Returns what the cache is like.

@@ -270,7 +270,8 @@ impl<M: Machine> Cache<'_, M> {
         // SAFETY: the caller's promise.
         unsafe { debug::fill_redzone(object, geometry) };
         match self.inner.constructor() {
-            Some(construct) => construct(object),
+            // SAFETY: the caller's promise.
+            Some(construct) => unsafe { construct.run(object) },
             // SAFETY: the caller's promise.
             None if debug::ENABLED => unsafe { debug::poison(object, geometry) },
             None => {}

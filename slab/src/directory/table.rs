@@ -242,8 +242,10 @@ impl SlabTable {
     ) -> bool {
         let page = entry.pfn().addr();
         let at = entry.offset_in_page() / size_of::<u64>();
-        let index = at.checked_sub(HEADER).filter(|_| entry.get().is_multiple_of(8));
-        let Some(index) = index.filter(|_| self.has_page(memory, page)) else { return false };
+        let Some(index) = at.checked_sub(HEADER) else { return false };
+        if !entry.get().is_multiple_of(8) || !self.has_page(memory, page) {
+            return false;
+        }
         let count = if page == self.last { self.count } else { SLABS };
         // SAFETY: a page of this table.
         let word = unsafe { words(memory, page) }.get(at);

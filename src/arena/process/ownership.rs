@@ -1,13 +1,14 @@
 //! Which process owns a file: the lock on it, taken, given up and looked for.
 
 use std::fmt::Write as _;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::arena::ArenaError;
 use crate::arena::error::os;
+use crate::arena::file::above_standard;
 
 /// Which file: the device and the number on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,25 +45,40 @@ fn lock_in(directory: &str, file: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Are
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let own = match rustix::fs::open(path.as_str(), flags, Mode::empty()) {
         Ok(own) => own,
+        // Nothing is said of whether there is a `/proc`: in a moment the file may be opened anew.
+        Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::INTR)) => {
+            return Err(os("open")(errno));
+        }
         // No `/proc`, or no right to open the file anew. The description that came with the
         // descriptor serves too, but for one thing: other descriptors of it keep the lock when
         // the process ends.
         Err(_) => rustix::io::fcntl_dupfd_cloexec(file, 3).map_err(os("fcntl(F_DUPFD_CLOEXEC)"))?,
     };
-    match rustix::fs::flock(&own, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(own)),
-        Err(Errno::WOULDBLOCK) => Ok(None),
+    let own = above_standard(own)?;
+    Ok(try_lock(own.as_fd())?.then_some(own))
+}
+
+/// Locks what was [unlocked](unlock). Returns whether no other process has it. Opens nothing.
+pub(super) fn lock_again(lock: RawFd) -> Result<bool, ArenaError> {
+    // SAFETY: from `lock`, of a record in the list, whose lock the caller holds: so it is open.
+    try_lock(unsafe { BorrowedFd::borrow_raw(lock) })
+}
+
+fn try_lock(file: BorrowedFd<'_>) -> Result<bool, ArenaError> {
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
         Err(errno) => Err(os("flock")(errno)),
     }
 }
 
-/// Closes a lock, which ends with it if this process is the owner.
+/// Ends a lock, if this process is the owner. It stays open.
 pub(super) fn unlock(lock: RawFd, owner: i32) {
-    // SAFETY: from `lock`, and no record has it any more.
-    let lock = unsafe { OwnedFd::from_raw_fd(lock) };
     if owner == pid() {
+        // SAFETY: from `lock`, of a record that is or was in the list, whose lock the caller holds: so it is open.
+        let lock = unsafe { BorrowedFd::borrow_raw(lock) };
         // Closing unlocks where no forked child has a copy. It cannot fail on what was locked.
-        let _ = rustix::fs::flock(&lock, FlockOperation::Unlock);
+        let _ = rustix::fs::flock(lock, FlockOperation::Unlock);
     }
 }
 
@@ -119,8 +135,6 @@ impl core::fmt::Write for Path {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::{AsFd, IntoRawFd};
-
     use super::*;
 
     fn memfd() -> OwnedFd {
@@ -135,9 +149,11 @@ mod tests {
         let held = lock(file.as_raw_fd()).unwrap().expect("free");
         assert!(lock(file.as_raw_fd()).unwrap().is_none());
         assert_eq!(owner(key), Some(pid()));
-        unlock(held.into_raw_fd(), pid());
+        unlock(held.as_raw_fd(), pid());
         assert_eq!(owner(key), None);
         assert!(lock(file.as_raw_fd()).unwrap().is_some());
+        assert_eq!(lock_again(held.as_raw_fd()), Ok(true));
+        assert!(lock(file.as_raw_fd()).unwrap().is_none());
     }
 
     #[test]
@@ -147,7 +163,7 @@ mod tests {
         assert!(lock(file.as_raw_fd()).unwrap().is_none());
         // Another descriptor of the same open file has the lock too.
         assert!(lock_in("/no/such/directory", file.as_fd()).unwrap().is_some());
-        unlock(held.into_raw_fd(), pid());
+        unlock(held.as_raw_fd(), pid());
         assert!(lock(file.as_raw_fd()).unwrap().is_some());
     }
 }

@@ -2,14 +2,14 @@
 //!
 //! A map, a vector and a log live in one memory. A kernel opens them and does one thing after another, each of which follows from
 //! its number; it notes the number before. The next kernel opens them and finds what was done before the last number, or that
-//! too. Then it frees all three, and nothing of them is left.
+//! too. Then it frees all three, and nothing of them is left. Half of the time readers are in, and what is removed waits for them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use heirloom::Handle;
 use heirloom::slab::persist;
-use heirloom_collections::{Log, Map, Pool, Vec as Vector};
+use heirloom_collections::{Error, Log, LogWriter, Map, MapWriter, Pool, Vec as Vector};
 use heirloom_testkit::{Kernel, Rng, TestMachine};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -22,6 +22,8 @@ const ROOT: &str = "containers";
 /// How much was done before what is stepped through, and how much is.
 const BEFORE: u64 = 230;
 const STEPPED: u64 = 90;
+/// How much is done in a row beside readers, and without.
+const STRETCH: u64 = 45;
 /// How much is done at most before a process is killed.
 const KILLED: u64 = 4000;
 
@@ -135,16 +137,18 @@ impl<'p, 'm> Three<'p, 'm> {
     }
 
     fn act(&mut self, n: u64) {
-        let done = match act(n) {
-            Act::Insert(key, value) => self.map.insert(&key.to_le_bytes(), &value).map(drop),
-            Act::Remove(key) => self.map.remove(&key.to_le_bytes()).map(drop),
-            Act::Push(quad) => self.vector.push(quad),
-            Act::Pop => self.vector.pop().map(drop),
-            Act::Set(index, quad) => self.vector.set(index, quad).map(drop),
-            Act::Append(record) => self.log.append(&record).map(drop),
-            Act::PopFront => self.log.pop_front().map(drop),
-        };
-        done.expect("there is memory for all of it");
+        done(act(n), &mut self.map, &mut self.vector, &mut self.log);
+    }
+
+    /// Does numbers `range` beside readers that are in all the time.
+    fn act_beside(&mut self, range: std::ops::Range<u64>, before: impl Fn(u64)) {
+        let (mut map, reader) = self.map.split().expect("memory");
+        let (mut log, records) = self.log.split().expect("memory");
+        let (_visit, _records) = (reader.enter(), records.enter());
+        for n in range {
+            before(n);
+            done(act(n), &mut map, &mut self.vector, &mut log);
+        }
     }
 
     fn model(&self) -> Model {
@@ -161,6 +165,64 @@ impl<'p, 'm> Three<'p, 'm> {
         }
         model
     }
+}
+
+/// A map, or its writer.
+trait Entries {
+    fn put(&mut self, key: u64, value: &[u8]) -> Result<bool, Error>;
+    fn take(&mut self, key: u64) -> Result<bool, Error>;
+}
+
+/// A log, or its writer.
+trait Records {
+    fn add(&mut self, record: &[u8]) -> Result<u64, Error>;
+    fn take(&mut self) -> Result<bool, Error>;
+}
+
+macro_rules! written {
+    ($($map:ident, $log:ident: $($life:lifetime)*;)*) => { $(
+        impl<'m, $($life),*> Entries for $map<$($life,)* &'m TestMachine> {
+            fn put(&mut self, key: u64, value: &[u8]) -> Result<bool, Error> {
+                self.insert(&key.to_le_bytes(), value)
+            }
+
+            fn take(&mut self, key: u64) -> Result<bool, Error> {
+                self.remove(&key.to_le_bytes())
+            }
+        }
+
+        impl<'m, $($life),*> Records for $log<$($life,)* &'m TestMachine> {
+            fn add(&mut self, record: &[u8]) -> Result<u64, Error> {
+                self.append(record)
+            }
+
+            fn take(&mut self) -> Result<bool, Error> {
+                self.pop_front()
+            }
+        }
+    )* };
+}
+written! {
+    Map, Log: 'p;
+    MapWriter, LogWriter: 'w 'p;
+}
+
+fn done(
+    act: Act,
+    map: &mut impl Entries,
+    vector: &mut Vector<'_, Quad, &TestMachine>,
+    log: &mut impl Records,
+) {
+    let done = match act {
+        Act::Insert(key, value) => map.put(key, &value).map(drop),
+        Act::Remove(key) => map.take(key).map(drop),
+        Act::Push(quad) => vector.push(quad),
+        Act::Pop => vector.pop().map(drop),
+        Act::Set(index, quad) => vector.set(index, quad).map(drop),
+        Act::Append(record) => log.add(&record).map(drop),
+        Act::PopFront => log.take().map(drop),
+    };
+    done.expect("there is memory for all of it");
 }
 
 /// Ends kernels with containers, and looks at what the next one finds.
@@ -281,9 +343,16 @@ fn live(machine: &TestMachine, journal: &Journal, until: u64, stop: Option<u64>)
     }
     let pool = Pool::open(kernel.slabs()).expect("memory");
     let mut three = Three::open(&pool, &kernel);
-    for n in BEFORE..until {
-        journal.note(n);
-        three.act(n);
+    for from in (BEFORE..until).step_by(STRETCH as usize) {
+        let stretch = from..until.min(from + STRETCH);
+        if ((from - BEFORE) / STRETCH).is_multiple_of(2) {
+            for n in stretch {
+                journal.note(n);
+                three.act(n);
+            }
+        } else {
+            three.act_beside(stretch, |n| journal.note(n));
+        }
     }
 }
 

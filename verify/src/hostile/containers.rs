@@ -7,16 +7,32 @@ use heirloom::Handle;
 use heirloom::kho::{Parts, PhysAddr};
 use heirloom::slab::{Slabs, persist};
 use heirloom_collections::{Error, Log, Map, Pool, Vec as Vector};
-use heirloom_folio::DirectMap;
 use heirloom_folio::harness::Ram;
+use heirloom_folio::{DirectMap, Machine};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-const FRAMES: u64 = 384;
 const SEED: u64 = 7;
-/// Entries, elements and records of each container.
-const ENTRIES: u64 = 84;
-const ELEMENTS: u64 = 600;
-const RECORDS: u64 = 12;
+
+/// How much a predecessor left.
+pub(super) struct Size {
+    pub(super) frames: u64,
+    /// Entries, elements and records of each container.
+    pub(super) entries: u64,
+    pub(super) elements: u64,
+    pub(super) records: u64,
+    /// Values of the map are shorter than this.
+    pub(super) value: u64,
+}
+
+/// How many sizes there are.
+const HOW_MANY: usize = 2;
+
+/// What a look at all of it costs little; and what has of each part more than one: buckets of several lines, segments of buckets
+/// and of the log, chunks.
+static SIZES: [Size; HOW_MANY] = [
+    Size { frames: 384, entries: 84, elements: 600, records: 12, value: 90 },
+    Size { frames: 768, entries: 1800, elements: 2500, records: 12, value: 9 },
+];
 
 #[derive(Clone, Copy, PartialEq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -28,6 +44,7 @@ persist!(Pair { first, second });
 
 /// What the predecessor left: its memory, two containers of each kind, and where the objects of the first of each are.
 struct Left {
+    size: &'static Size,
     memory: Vec<u8>,
     tree: PhysAddr,
     directory: PhysAddr,
@@ -76,6 +93,8 @@ enum Act {
 struct Attack {
     forgeries: Vec<Forgery>,
     acts: Vec<Act>,
+    /// Which size, counted round and round.
+    size: u8,
 }
 
 type Three<'p> = (Option<Map<'p, Ram>>, Option<Vector<'p, Pair, Ram>>, Option<Log<'p, Ram>>);
@@ -85,39 +104,40 @@ type Three<'p> = (Option<Map<'p, Ram>>, Option<Vector<'p, Pair, Ram>>, Option<Lo
 /// # Panics
 /// If they changed others.
 pub fn containers(data: &[u8]) {
-    static LEFT: OnceLock<Left> = OnceLock::new();
-    let left = LEFT.get_or_init(Left::new);
+    static LEFT: [OnceLock<Left>; HOW_MANY] = [const { OnceLock::new() }; HOW_MANY];
     let Ok(attack) = Attack::arbitrary(&mut Unstructured::new(data)) else { return };
+    let which = usize::from(attack.size) % HOW_MANY;
+    let left = LEFT[which].get_or_init(|| Left::new(&SIZES[which]));
     let slabs = left.revive(&attack.forgeries);
     let pool = Pool::open(&slabs).expect("there is memory");
     let mut three = open(&pool, left.forged);
     let others = open(&pool, left.others);
-    check(&others);
     for act in attack.acts.iter().take(64) {
         // (Refused, or not.)
         let _ = act.carry_out(&mut three);
     }
-    check(&others);
     let _ = three.0.map(Map::destroy);
     let _ = three.1.map(Vector::destroy);
     let _ = three.2.map(Log::destroy);
-    check(&others);
+    // What was changed on the way is so still.
+    check(&others, &SIZES[0]);
 }
 
-fn create(pool: &Pool<'_, Ram>) -> [Handle; 3] {
-    let mut map = Map::<_>::create(pool, SEED).expect("memory");
+/// Makes a container of each kind.
+pub(super) fn create<M: Machine>(pool: &Pool<'_, M>, size: &Size) -> [Handle; 3] {
+    let mut map = Map::<M>::create(pool, SEED).expect("memory");
     let mut vector = Vector::create(pool).expect("memory");
     let mut log = Log::create(pool).expect("memory");
-    for n in 0..ENTRIES {
-        map.insert(&n.to_le_bytes(), &value(n)).expect("memory");
+    for n in 0..size.entries {
+        map.insert(&n.to_le_bytes(), &value(n, size)).expect("memory");
     }
-    (0..ELEMENTS).for_each(|n| vector.push(Pair { first: n, second: !n }).expect("memory"));
-    (0..RECORDS).for_each(|n| assert_eq!(log.append(&record(n)).expect("memory"), n));
+    (0..size.elements).for_each(|n| vector.push(Pair { first: n, second: !n }).expect("memory"));
+    (0..size.records).for_each(|n| assert_eq!(log.append(&record(n)).expect("memory"), n));
     [map.handle(), vector.handle(), log.handle()]
 }
 
-fn value(n: u64) -> Vec<u8> {
-    vec![n.to_le_bytes()[0]; (n % 90) as usize]
+fn value(n: u64, size: &Size) -> Vec<u8> {
+    vec![n.to_le_bytes()[0]; (n % size.value) as usize]
 }
 
 fn record(n: u64) -> Vec<u8> {
@@ -130,14 +150,14 @@ fn open<'p>(pool: &'p Pool<'p, Ram>, handles: [Handle; 3]) -> Three<'p> {
 }
 
 /// Looks at containers that nothing has forged.
-fn check(three: &Three<'_>) {
+fn check(three: &Three<'_>, size: &Size) {
     let (Some(map), Some(vector), Some(log)) = three else {
         panic!("what was not forged is opened")
     };
-    assert_eq!((map.len(), vector.len()), (ENTRIES, ELEMENTS));
-    for n in 0..ENTRIES {
+    assert_eq!((map.len(), vector.len()), (size.entries, size.elements));
+    for n in 0..size.entries {
         let entry = map.get(&n.to_le_bytes()).expect("sound").expect("there");
-        assert_eq!(entry.value(), value(n));
+        assert_eq!(entry.value(), value(n, size));
     }
     let mut n = 0;
     let each = vector.for_each(|pair| {
@@ -145,14 +165,13 @@ fn check(three: &Three<'_>) {
         n += 1;
     });
     each.expect("sound");
-    let records = log.records().map(|record| record.expect("sound"));
-    assert!(
-        records.eq((0..RECORDS)
-            .map(|n| (n, record(n)))
-            .collect::<Vec<_>>()
-            .iter()
-            .map(|(n, record)| (*n, &record[..])))
-    );
+    let mut n = 0;
+    for found in log.records() {
+        let (number, bytes) = found.expect("sound");
+        assert!(number == n && bytes == record(n));
+        n += 1;
+    }
+    assert_eq!(n, size.records);
 }
 
 impl Act {
@@ -187,7 +206,8 @@ impl Act {
     }
 }
 
-fn head(handle: Handle) -> PhysAddr {
+/// Where the head is that a handle names.
+pub(super) fn head(handle: Handle) -> PhysAddr {
     match handle.parts() {
         Ok(Parts::Object { addr, .. }) => addr,
         other => panic!("{other:?}"),
@@ -195,12 +215,12 @@ fn head(handle: Handle) -> PhysAddr {
 }
 
 impl Left {
-    fn new() -> Self {
-        let ranges = Ram::frames(FRAMES);
+    fn new(size: &'static Size) -> Self {
+        let ranges = Ram::frames(size.frames);
         let slabs = Slabs::new(Ram::memory(&ranges).expect("memory")).expect("memory");
         let (forged, others) = {
             let pool = Pool::open(&slabs).expect("memory");
-            (create(&pool), create(&pool))
+            (create(&pool, size), create(&pool, &SIZES[0]))
         };
         let owners = forged.map(|handle| head(handle).get() / 16);
         let (mut objects, mut words) = (Vec::new(), Vec::new());
@@ -227,12 +247,12 @@ impl Left {
         unsafe { ptr.as_ptr().copy_to_nonoverlapping(memory.as_mut_ptr(), memory.len()) };
         let tree = slabs.memory().preserved().tree_root().expect("containers are preserved");
         let directory = slabs.cache_directory();
-        Self { memory, tree, directory, forged, others, objects, words }
+        Self { size, memory, tree, directory, forged, others, objects, words }
     }
 
     /// Returns the kernel that goes on with it, once words were forged.
     fn revive(&self, forgeries: &[Forgery]) -> Slabs<Ram> {
-        let ranges = Ram::frames(FRAMES);
+        let ranges = Ram::frames(self.size.frames);
         let ram = Ram::over(&ranges);
         let ptr = ram.ptr(ranges[0].0.addr());
         // SAFETY: the machine is new, and has as many bytes.
@@ -264,15 +284,17 @@ impl Left {
 
 #[cfg(test)]
 mod tests {
+    use heirloom_collections::internal::kind;
+
     use super::*;
 
     #[test]
     fn containers_are_looked_at_whole_and_a_forged_word_refuses_one() {
-        let left = Left::new();
+        let left = Left::new(&SIZES[0]);
         let slabs = left.revive(&[]);
         let pool = Pool::open(&slabs).expect("memory");
-        check(&open(&pool, left.forged));
-        check(&open(&pool, left.others));
+        check(&open(&pool, left.forged), left.size);
+        check(&open(&pool, left.others), &SIZES[0]);
         let heads = left.forged.map(head);
         let object = left.objects.iter().position(|(addr, _)| *addr == heads[0]).expect("there");
         // Its kind and version.
@@ -280,5 +302,25 @@ mod tests {
         let slabs = left.revive(&[forgery]);
         let pool = Pool::open(&slabs).expect("memory");
         assert!(open(&pool, left.forged).0.is_none());
+    }
+
+    #[test]
+    fn the_larger_containers_have_of_each_part_more_than_one() {
+        let left = Left::new(&SIZES[1]);
+        let slabs = left.revive(&[]);
+        let pool = Pool::open(&slabs).expect("memory");
+        check(&open(&pool, left.forged), left.size);
+        check(&open(&pool, left.others), &SIZES[0]);
+        let machine = slabs.memory().machine();
+        let of = |kind: u16| {
+            let is = |(addr, _): &&(PhysAddr, usize)| {
+                // SAFETY: an object that survived, and nothing has it.
+                let word = u64::from_le(unsafe { machine.ptr(*addr).cast::<u64>().read() });
+                word as u16 == kind && !left.forged.iter().any(|handle| head(*handle) == *addr)
+            };
+            left.objects.iter().filter(is).count()
+        };
+        // Lines beyond the first of a bucket; segments; chunks of the vector and of the log.
+        assert!(of(kind::LINE) > 0 && of(kind::SEGMENT) > 1 && of(kind::CHUNK) > 4);
     }
 }

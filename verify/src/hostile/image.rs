@@ -13,8 +13,10 @@ use heirloom::folio::{NodeId, OneCpu};
 use heirloom::kho::PageSize;
 use heirloom::kho::{Pfn, PhysAddr, Run};
 use heirloom_cli::look;
+use heirloom_collections::Pool;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::containers::{self, Size};
 use super::dumps::{self, DumpFile};
 use crate::mutate::{Bytes, Step, Subject};
 use crate::world::{Dump, PAGE, Place, Shape, TableAt};
@@ -178,35 +180,87 @@ fn raw(elf: &[u8], start: u64, bytes: u64) -> Image {
     image
 }
 
-/// The file of an arena in which a kernel left something.
-fn arena() -> Image {
-    let spec = RangeSpec { start: PhysAddr::new(4 << 30), bytes: 256 * PAGE, node: NodeId(0) };
-    let arena = Arena::create("image", &[spec]).expect("a memfd");
+/// A kernel on an arena, of one CPU: what lies where is the same wherever this runs.
+type Kernel<'a> = Heirloom<OneCpu<&'a Arena>>;
+
+/// Returns the file of an arena in which a kernel left what `fill` makes, and what `look` then finds in that kernel.
+fn left<R, T>(
+    name: &str,
+    frames: u64,
+    fill: impl FnOnce(&Kernel<'_>) -> R,
+    look: impl FnOnce(&Kernel<'_>, R) -> T,
+) -> (Image, T) {
+    let spec = RangeSpec { start: PhysAddr::new(4 << 30), bytes: frames * PAGE, node: NodeId(0) };
+    let arena = Arena::create(name, &[spec]).expect("a memfd");
     let ranges: Vec<_> = arena.ranges().iter().map(|range| (range.run(), NodeId(0))).collect();
-    let file = File::from(arena.share().expect("a descriptor"));
+    let memfd = File::from(arena.share().expect("a descriptor"));
     let (start, offset) = (ranges[0].0, arena.ranges()[0].offset());
-    // One CPU: what lies where is the same wherever this runs.
-    let machine = OneCpu::new(&arena);
-    let scratch = Heirloom::<OneCpu<&Arena>>::scratch_bytes(&ranges, 1) as u64 / PAGE;
+    let scratch = Kernel::scratch_bytes(&ranges, 1) as u64 / PAGE;
     let scratch = [Run::new(Pfn::new(start.end().get() - scratch), scratch).expect("frames")];
     // SAFETY: the arena maps its range, and nothing else uses it.
-    let kernel = unsafe { Heirloom::boot(machine, &ranges, &scratch, "image") }.expect("room");
-    kernel.publish("root", b"what an arena holds").expect("room");
+    let kernel = unsafe { Heirloom::boot(OneCpu::new(&arena), &ranges, &scratch, name) };
+    let kernel = kernel.expect("room");
+    let made = fill(&kernel);
     kernel.seal().expect("room");
     arena.leave(kernel.entry()).expect("the arena's own page");
-    let entry = kernel.entry();
-    let mut tables = vec![(entry.root, PAGE as usize), (entry.scratch, 16)];
-    kernel.memory().preserved().for_each_node(|node| tables.push((node.addr, PAGE as usize)));
-    let table = |(addr, bytes)| TableAt { place: Place::File, addr, bytes };
-    let tables = tables.into_iter().map(table).collect();
+    let found = look(&kernel, made);
     let mut bytes = vec![0; (offset + start.bytes()) as usize];
-    file.read_exact_at(&mut bytes, 0).expect("the arena's file");
-    Image::new(bytes, vec![(start.addr().get(), offset, start.bytes())], tables).with_headers(&[
-        (0, 72),
-        (0, 40),
-        (3968, 128),
-    ])
+    memfd.read_exact_at(&mut bytes, 0).expect("the arena's file");
+    let image = Image::new(bytes, vec![(start.addr().get(), offset, start.bytes())], Vec::new());
+    (image, found)
 }
+
+/// The file of an arena in which a kernel left something.
+fn arena() -> Image {
+    let publish = |kernel: &Kernel<'_>| {
+        kernel.publish("root", b"what an arena holds").expect("room");
+    };
+    let (mut image, tables) = left("image", 256, publish, |kernel, ()| {
+        let entry = kernel.entry();
+        let mut tables = vec![(entry.root, PAGE as usize), (entry.scratch, 16)];
+        kernel.memory().preserved().for_each_node(|node| tables.push((node.addr, PAGE as usize)));
+        tables
+    });
+    let table = |(addr, bytes)| TableAt { place: Place::File, addr, bytes };
+    image.tables = tables.into_iter().map(table).collect();
+    image.with_headers(&[(0, 72), (0, 40), (3968, 128)])
+}
+
+/// The file of an arena in which a kernel left a map, a vector and a log. Its headers are their heads, its tables the objects
+/// that they consist of.
+fn held() -> Image {
+    let fill = |kernel: &Kernel<'_>| {
+        let pool = Pool::open(kernel.slabs()).expect("room");
+        let handles = containers::create(&pool, &HELD);
+        kernel.publish("held", handles.map(<[u8; 16]>::from).as_flattened()).expect("room");
+        handles
+    };
+    let (mut image, (heads, mut parts)) = left("held", HELD.frames, fill, |kernel, handles| {
+        let (mut heads, mut parts) = (Vec::new(), Vec::new());
+        for cache in kernel.slabs().caches() {
+            let bytes = cache.object_size();
+            for (addr, _) in cache.preserved() {
+                let is_head = handles.iter().any(|handle| containers::head(*handle) == addr);
+                let table = TableAt { place: Place::File, addr, bytes };
+                if is_head { heads.push(table) } else { parts.push(table) }
+            }
+        }
+        (heads, parts)
+    });
+    // A step can name 256 of them: what leads to others comes first, and most entries behind that.
+    parts.sort_by_key(|table| (is_entry(&image, table), table.addr));
+    (image.headers, image.tables) = (heads, parts);
+    image
+}
+
+/// Returns whether an object of a container is an entry of the map: the first word of one says that its key has 8 bytes, as all have here.
+fn is_entry(image: &Image, table: &TableAt) -> bool {
+    let [low, high, ..] = image.word(table.addr).to_le_bytes();
+    u16::from_le_bytes([low, high]) == 8
+}
+
+/// How much is in the containers: more than one segment of buckets, lines behind a bucket's first, chunks of each.
+const HELD: Size = Size { frames: 512, entries: 1500, elements: 2500, records: 12, value: 9 };
 
 /// Images that the program looks at: it ends with a verdict, or says why it has none.
 ///
@@ -226,6 +280,17 @@ pub fn image(data: &[u8]) {
 pub fn loans(data: &[u8]) {
     thread_local! {
         static IMAGES: (Vec<Image>, File) = (vec![lent()], memfd());
+    }
+    attack(data, &IMAGES);
+}
+
+/// Containers in an arena, which the program lists.
+///
+/// # Panics
+/// If it ends with neither a verdict nor a reason why it has none.
+pub fn held_containers(data: &[u8]) {
+    thread_local! {
+        static IMAGES: (Vec<Image>, File) = (vec![held()], memfd());
     }
     attack(data, &IMAGES);
 }
@@ -304,4 +369,30 @@ fn mend_arena(bytes: &mut [u8]) {
 fn memfd() -> File {
     let fd = rustix::fs::memfd_create("image", rustix::fs::MemfdFlags::empty());
     File::from(fd.expect("a memfd"))
+}
+
+#[cfg(test)]
+mod tests {
+    use heirloom_collections::internal::kind;
+
+    use super::*;
+
+    #[test]
+    fn containers_are_listed_whole_and_have_of_each_part_more_than_one() {
+        let image = held();
+        assert_eq!(image.headers.len(), 3);
+        let file = memfd();
+        file.write_all_at(&image.sound, 0).unwrap();
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let looked = look(path.as_ref(), None, None).unwrap();
+        assert_eq!(looked.findings, Vec::<String>::new());
+        for entries in [HELD.entries, HELD.elements, HELD.records] {
+            assert!(looked.json.contains(&format!("\"entries\":{entries}")), "{entries}");
+        }
+        // The first word of each has its kind in its lowest bits.
+        let count = |of: u16| {
+            image.tables.iter().filter(|table| image.word(table.addr) as u16 == of).count()
+        };
+        assert!(count(kind::LINE) > 0 && count(kind::SEGMENT) > 1 && count(kind::CHUNK) > 4);
+    }
 }

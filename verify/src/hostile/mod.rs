@@ -19,7 +19,7 @@ pub use containers::containers;
 use heirloom::kho::{Handle, PhysAddr};
 use heirloom::restore::SealPolicy;
 #[cfg(feature = "image")]
-pub use image::{dumps, image, kernels, loans};
+pub use image::{dumps, held_containers, image, kernels, loans};
 
 use crate::contract::{Attempt, Verdict, read_dump, take_over};
 use crate::mutate::{Attack, Step, Subject};
@@ -49,6 +49,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "image", run: image },
     #[cfg(feature = "image")]
     Target { name: "loans", run: loans },
+    #[cfg(feature = "image")]
+    Target { name: "held", run: held_containers },
     #[cfg(feature = "image")]
     Target { name: "dumps", run: dumps },
     #[cfg(feature = "image")]

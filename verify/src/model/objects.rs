@@ -205,9 +205,12 @@ impl State {
                     self.owned.swap_remove(i);
                     let addr = kernel.memory().machine().phys(at).expect("our own");
                     if thing.preserved && !moved {
-                        // A large one that stays as it is.
+                        // A large one that stays as it is. Where memory is full, so does one that is to shrink: it is
+                        // preserved as a whole.
                         now = thing.clone();
-                        now.bytes = bytes;
+                        if bytes.div_ceil(PAGE) == thing.bytes.div_ceil(PAGE) {
+                            now.bytes = bytes;
+                        }
                     } else {
                         self.forget(thing.handle);
                         now = self.learn(kernel, at, bytes);

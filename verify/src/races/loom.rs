@@ -15,13 +15,28 @@ use std::sync::atomic as plain;
 use std::sync::atomic::Ordering::{self, Relaxed};
 use std::time::{Duration, Instant};
 
-use heirloom::kho::sync::{Op, Orders, Watcher};
+use heirloom::kho::sync::{Op, Orders, Watcher, watch};
 use heirloom_testkit::checker::{Checker, under};
 use heirloom_testkit::in_pool;
+use loom::model::Builder;
 
-/// How long the interleavings of one model are tried. Where an allocation looks at many words, there are more than
-/// can be; then it is said that there are.
-const MOST: Duration = Duration::from_secs(60);
+/// How many interleavings of one model are tried. Where an allocation looks at many words, there are more than can be;
+/// then it is said that there are.
+const MOST: usize = 28_800;
+
+/// Fewer where each takes long, as so many words are made for all of them.
+const MOST_WORDS: usize = 20_000_000;
+
+/// After so many interleavings it is looked at whether there were enough.
+const LOOKED_AT: usize = 64;
+
+/// Returns how many are tried of a model with so many words.
+fn most(words: usize) -> usize {
+    MOST.min(MOST_WORDS / words.max(1)).next_multiple_of(LOOKED_AT)
+}
+
+/// How long they are tried with more preemptions than the model says.
+const LONGEST: Duration = Duration::from_secs(600);
 
 /// A word of loom's in place of one in memory.
 #[derive(Clone)]
@@ -234,8 +249,9 @@ impl Shadows {
         None
     }
 
-    /// From here on operations are modelled.
-    fn arm(&self) {
+    /// From here on operations are modelled. Before, and after `disarm`, none is asked about: most of all are
+    /// of what is set up, and of what is looked at once the threads have ended.
+    fn arm(&'static self) {
         let known = self.known.borrow();
         let words = known.iter().map(|(name, word)| {
             // SAFETY: the run before had a word at this address, and so has this one: all lies at
@@ -247,10 +263,12 @@ impl Shadows {
         self.locks.borrow_mut().clear();
         self.now.set(0);
         self.armed.set(true);
+        watch(Some(self));
     }
 
     /// Ends that, once all threads have ended: memory holds what was stored last.
     fn disarm(&self) {
+        watch(None);
         self.armed.set(false);
         let known = self.known.borrow();
         let words = std::mem::take(&mut *self.words.borrow_mut());
@@ -385,6 +403,15 @@ impl Checker for Shadows {
     }
 }
 
+/// Where a search ends that is not over.
+#[derive(Clone, Copy)]
+enum Limit {
+    /// After [`most`] interleavings.
+    Count,
+    /// After [`LONGEST`].
+    Time,
+}
+
 /// A model: what is set up, what threads do at the same time, and what must be true then.
 pub struct Model<S: 'static> {
     /// Its name.
@@ -414,34 +441,42 @@ struct Slot<S>(UnsafeCell<MaybeUninit<S>>);
 unsafe impl<S> Sync for Slot<S> {}
 
 impl<S: 'static> Model<S> {
-    /// Tries all of it: how many executions that were.
-    ///
-    /// `HEIRLOOM_PREEMPTIONS` more preemptions are tried than the model says, if that is more than one.
+    /// Tries all of it, and then with `HEIRLOOM_PREEMPTIONS` more preemptions than the model says.
     ///
     /// # Panics
-    /// If one of them fails.
-    pub fn check(self) -> u64 {
+    /// If an interleaving fails.
+    pub fn check(self) {
+        self.check_up_to(self.preemptions, Limit::Count);
         let more = std::env::var("HEIRLOOM_PREEMPTIONS").ok().and_then(|more| more.parse().ok());
-        // Those that are only interrupted once are many already.
-        let more = more.filter(|_| self.preemptions > 1).unwrap_or(0_usize);
-        let preemptions = self.preemptions + more;
+        for more in 1..=more.unwrap_or(0_usize) {
+            self.check_up_to(self.preemptions + more, Limit::Time);
+        }
+    }
+
+    /// Tries all of it that so many preemptions and the limit allow.
+    fn check_up_to(&self, preemptions: usize, limit: Limit) {
         let shadows: &'static Shadows = Box::leak(Box::default());
         let slot: &'static Slot<S> =
             Box::leak(Box::new(Slot(UnsafeCell::new(MaybeUninit::uninit()))));
         shadows.slot.set((std::ptr::from_ref(slot).addr(), size_of::<Slot<S>>()));
-        let Self { build, threads, after, .. } = self;
+        let Self { build, threads, after, .. } = *self;
         let mut began;
         loop {
             began = Instant::now();
             shadows.learned.set(false);
             shadows.executions.set(0);
             let tried = catch_unwind(AssertUnwindSafe(|| {
-                let mut builder = loom::model::Builder::new();
+                let mut builder = Builder::new();
                 builder.preemption_bound = Some(preemptions);
                 builder.max_branches = 100_000;
-                // Looked at once in so many interleavings.
-                builder.checkpoint_interval = 64;
-                builder.max_duration = Some(MOST);
+                builder.checkpoint_interval = LOOKED_AT;
+                match limit {
+                    Limit::Count => {
+                        let words = shadows.known.borrow().len();
+                        builder.max_permutations = Some(most(words));
+                    }
+                    Limit::Time => builder.max_duration = Some(LONGEST),
+                }
                 builder.check(move || execute(shadows, slot, build, threads, after));
             }));
             shadows.armed.set(false);
@@ -456,13 +491,17 @@ impl<S: 'static> Model<S> {
             }
         }
         let (count, words) = (shadows.executions.get(), shadows.known.borrow().len());
-        let cut = if began.elapsed() < MOST { "" } else { ", cut off: there are more" };
+        // The one that the limit stands for is not begun.
+        let cut = match limit {
+            Limit::Count => count + 1 >= most(words) as u64,
+            Limit::Time => began.elapsed() >= LONGEST,
+        };
+        let cut = if cut { ", cut off: there are more" } else { "" };
         println!(
             "loom: {}: {count} interleavings, {} threads, {words} words, {preemptions} preemptions{cut}",
             self.name,
             threads.len()
         );
-        count
     }
 }
 
@@ -474,6 +513,7 @@ fn execute<S>(
     after: fn(S),
 ) {
     under(Some(shadows));
+    watch(None);
     let place = slot.0.get().cast::<S>();
     // SAFETY: the value of the execution before was taken out, or is forgotten.
     unsafe { place.write(build()) };

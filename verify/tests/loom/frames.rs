@@ -80,7 +80,7 @@ impl Frames {
 fn two_cpus_refill_from_one_word() {
     Model {
         name: "two CPUs refill from one word",
-        preemptions: 3,
+        preemptions: 2,
         build: || frames(40, 0),
         threads: &[Frames::take, Frames::take],
         after: |world| world.assert_sound(0),

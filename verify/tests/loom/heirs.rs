@@ -79,12 +79,38 @@ impl Leaving {
         *self.run.lock().unwrap() = Some(claimed.is_ok());
     }
 
-    /// Frees what nobody claimed, and takes all that is free then.
+    /// Frees what nobody claimed.
     fn finish(&self) {
         *self.told.lock().unwrap() = Some(self.memory.predecessor().finish(|_| Disposition::Free));
+    }
+
+    /// Takes all that is free.
+    fn take_all(&self) {
         while let Ok(block) = self.memory.alloc(single()) {
             self.taken.lock().unwrap().push(block);
         }
+    }
+
+    /// Once all has ended: what was claimed, what is left and what was freed are all of it, and nothing is two of them.
+    fn each_block_has_one_owner(&self) {
+        self.take_all();
+        let run = self.run.lock().unwrap().unwrap();
+        let folio = self.folio.lock().unwrap().unwrap_or(false);
+        assert!(!(run && folio), "the last block has two owners");
+        let (freed, _) = self.told.lock().unwrap().unwrap();
+        let mut gone = 0;
+        for block in self.left.blocks() {
+            let owned = run || folio && block == self.last();
+            // What was put back after it was asked about is there still.
+            let left = self.memory.predecessor().contains(block);
+            let taken = self.is_taken(block);
+            gone += u64::from(taken);
+            let owners = u32::from(owned) + u32::from(left) + u32::from(taken);
+            assert_eq!(owners, 1, "{block}: owned {owned}, left {left}, freed {taken}");
+            assert_eq!(self.memory.preserved().contains(block), !taken, "{block}");
+        }
+        assert_eq!(freed, gone);
+        self.memory.audit().unwrap();
     }
 
     /// Whether a frame of the block was free, and was taken.
@@ -240,6 +266,7 @@ fn a_claim_beside_a_finish_that_frees_comes_first_or_is_refused() {
         build: || Leaving::build(1),
         threads: &[Leaving::claim, Leaving::finish],
         after: |world| {
+            world.take_all();
             let claimed = world.folio.lock().unwrap().unwrap();
             assert_eq!(world.is_taken(world.last()), !claimed);
             assert_eq!(world.memory.preserved().contains(world.last()), claimed);
@@ -253,31 +280,29 @@ fn a_claim_beside_a_finish_that_frees_comes_first_or_is_refused() {
 
 /// Fails if a claim of a run does not put back what it took, or puts back what it did not take.
 #[test]
-fn a_run_its_last_block_and_a_finish_get_each_block_once() {
+fn a_run_and_its_last_block_are_claimed_by_one_each_block_once() {
     Model {
-        name: "a run is claimed, its last block too, and what is left is freed",
+        name: "a run is claimed, its last block too",
+        preemptions: 3,
+        build: || Leaving::build(3),
+        threads: &[Leaving::claim_run, Leaving::claim],
+        after: |world| {
+            world.finish();
+            world.each_block_has_one_owner();
+        },
+    }
+    .check();
+}
+
+/// Fails if a claim of a run keeps what it took where the rest is freed meanwhile, or if what it took is freed.
+#[test]
+fn a_run_is_claimed_beside_a_finish_whole_or_not_at_all() {
+    Model {
+        name: "a run is claimed while what is left is freed",
         preemptions: 2,
         build: || Leaving::build(3),
-        threads: &[Leaving::claim_run, Leaving::claim, Leaving::finish],
-        after: |world| {
-            let run = world.run.lock().unwrap().unwrap();
-            let folio = world.folio.lock().unwrap().unwrap();
-            assert!(!(run && folio), "the last block has two owners");
-            let (freed, _) = world.told.lock().unwrap().unwrap();
-            let mut gone = 0;
-            for block in world.left.blocks() {
-                let owned = run || folio && block == world.last();
-                // What was put back after it was asked about is there still.
-                let left = world.memory.predecessor().contains(block);
-                let taken = world.is_taken(block);
-                gone += u64::from(taken);
-                let owners = u32::from(owned) + u32::from(left) + u32::from(taken);
-                assert_eq!(owners, 1, "{block}: owned {owned}, left {left}, freed {taken}");
-                assert_eq!(world.memory.preserved().contains(block), !taken, "{block}");
-            }
-            assert_eq!(freed, gone);
-            world.memory.audit().unwrap();
-        },
+        threads: &[Leaving::claim_run, Leaving::finish],
+        after: |world| world.each_block_has_one_owner(),
     }
     .check();
 }

@@ -5,8 +5,10 @@
 #![cfg(heirloom_model)]
 
 mod adopting;
+mod containers;
 mod frames;
 mod heirs;
+mod logs;
 mod objects;
 mod resume;
 mod seals;

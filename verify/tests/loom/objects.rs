@@ -233,7 +233,7 @@ fn two_create_a_cache_of_one_name() {
     }
     Model {
         name: "two create a cache of one name",
-        preemptions: 2,
+        preemptions: 1,
         build: || {
             let world = objects_in(250, 1);
             ruin(world.slabs.memory());

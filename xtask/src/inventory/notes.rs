@@ -82,6 +82,7 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (SLAB, "adopt_slab", "a predecessor's slab made one of ours"),
     (SLAB, "link", "a plain word in memory as an atomic one"),
     (SLAB, "noted", "a CPU's slot while pinned; the state byte of an object that is looked at"),
+    (SLAB, "spec", "a constructor in C, called as its cache was promised that it can be"),
     (SLAB, "lists", "slabs linked through their headers"),
     (
         SLAB,
@@ -145,6 +146,11 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (HEIRLOOM, "jump/passed", "descriptors asked about before they are owned"),
     (HEIRLOOM, "service", "the arena's one allocator begun"),
     (HEIRLOOM, "service/store", "a service manager's descriptors taken, once"),
+    (
+        HEIRLOOM,
+        "arena/forks",
+        "the gate that is shut while the process is copied; a set of signals",
+    ),
     (HEIRLOOM, "arena/process", "what a forked child sees; descriptors opened and closed"),
     (HEIRLOOM, "arena/process/ownership", "descriptors of locks on files, opened and closed"),
     (
@@ -187,6 +193,11 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (COLLECTIONS, "buckets", "lines and entries of a map, which were looked at"),
     (
         COLLECTIONS,
+        "deferred",
+        "objects that this kernel unlinked and named, or that were looked at, once no reader is in",
+    ),
+    (
+        COLLECTIONS,
         "entry",
         "the bytes of an entry, behind lengths that were compared with its object",
     ),
@@ -195,6 +206,8 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (COLLECTIONS, "index", "words of what was looked at, in memory of this kernel"),
     (COLLECTIONS, "line", "the words of segments and lines"),
     (COLLECTIONS, "log", "the words and records of segments, within ends that were looked at"),
+    (COLLECTIONS, "log_split", "a log that its writer keeps borrowed"),
+    (COLLECTIONS, "map_split", "a map that its writer keeps borrowed"),
     (COLLECTIONS, "map", "a map's own head and parts, given back by it"),
     (COLLECTIONS, "object", "the two words that each object begins with"),
     (COLLECTIONS, "parts", "pages of pointers in memory of this kernel"),
@@ -203,5 +216,8 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
         "pool",
         "objects of the containers' caches, which their owner allocates and frees",
     ),
+    (COLLECTIONS, "readers", "words that count readers, in memory of this kernel"),
+    (COLLECTIONS, "retire", "an object that is unlinked, as its caller says"),
+    (COLLECTIONS, "vec_split", "elements that are there, and stay as long as the vector is split"),
     (COLLECTIONS, "vec", "the elements of chunks that were looked at"),
 ];

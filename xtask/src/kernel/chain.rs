@@ -11,6 +11,8 @@ pub(crate) struct Chain {
     /// `l`, Linux: at the start, in the middle, at the end.
     pub(crate) plan: &'static str,
     pub(crate) memory: &'static str,
+    /// Whether memory has a hole between 3 and 4 GiB. A PC with as much as that has one.
+    pub(crate) hole: bool,
     pub(crate) cpus: u32,
 }
 
@@ -209,7 +211,7 @@ impl Chain {
 mod tests {
     use super::*;
 
-    const CHAIN: Chain = Chain { name: "test", plan: "jcde", memory: "512M", cpus: 2 };
+    const CHAIN: Chain = Chain { name: "test", plan: "jcde", memory: "512M", hole: false, cpus: 2 };
 
     const SAID: [&str; 6] = [
         "kernel: one, step 0, generation 0: 0 things, 0 bytes compared, 0 upgraded, 0 lost, 0 unclaimed",

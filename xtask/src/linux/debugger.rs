@@ -27,6 +27,20 @@ impl Debugger {
         self.expect(&format!("Z1,{address:x},1"), "OK")
     }
 
+    /// The machine will stop at an instruction that reads the word at this virtual address.
+    pub(crate) fn watch(&mut self, address: u64) -> Result<()> {
+        self.expect(&format!("Z3,{address:x},4"), "OK")
+    }
+
+    /// Lets the machine, which has stopped at an instruction that reads the word at this address, run on until another does.
+    pub(crate) fn pass_read(&mut self, address: u64, deadline: Instant) -> Result<()> {
+        self.expect(&format!("z3,{address:x},4"), "OK")?;
+        self.send("s")?;
+        self.stopped(deadline)?;
+        self.watch(address)?;
+        self.run()
+    }
+
     /// Lets the machine run.
     pub(crate) fn run(&mut self) -> Result<()> {
         self.send("c")
@@ -44,11 +58,19 @@ impl Debugger {
     /// What the function is called with at whose first instruction the machine has stopped: its
     /// first four arguments, as x86-64 passes them.
     pub(crate) fn arguments(&mut self) -> Result<[u64; 4]> {
+        // rdi, rsi, rdx, rcx, by the debugger's numbers.
+        self.registers([5, 4, 3, 2])
+    }
+
+    /// Registers of the processor that has stopped, by the debugger's numbers.
+    pub(crate) fn registers<const N: usize>(&mut self, numbers: [usize; N]) -> Result<[u64; N]> {
         self.send("g")?;
         let registers = self.answer()?;
-        let argument = |register| register_value(&registers, register).context("registers");
-        // rdi, rsi, rdx, rcx, by the debugger's numbers.
-        Ok([argument(5)?, argument(4)?, argument(3)?, argument(2)?])
+        let mut values = [0; N];
+        for (value, number) in values.iter_mut().zip(numbers) {
+            *value = register_value(&registers, number).context("registers")?;
+        }
+        Ok(values)
     }
 
     /// Lets the machine, which has stopped at this address, run on until it comes there again.
@@ -141,6 +163,19 @@ mod tests {
         let read = theirs.read(&mut sent).unwrap();
         let sent = String::from_utf8_lossy(&sent[..read]);
         assert_eq!(sent, "$z1,1000,1#f5+$s#73+$Z1,1000,1#d5+$c#63");
+    }
+
+    #[test]
+    fn a_read_is_passed_and_watched_for_again() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(b"+$OK#9a+$T05thread:01;#07+$OK#9a").unwrap();
+        let deadline = Instant::now() + std::time::Duration::from_secs(60);
+        let mut debugger = Debugger::new(ours, deadline).unwrap();
+        debugger.pass_read(0x1000, deadline).unwrap();
+        let mut sent = [0; 64];
+        let read = theirs.read(&mut sent).unwrap();
+        let sent = String::from_utf8_lossy(&sent[..read]);
+        assert_eq!(sent, "$z3,1000,4#fa+$s#73+$Z3,1000,4#da+$c#63");
     }
 
     #[test]

@@ -40,9 +40,12 @@ impl Initramfs {
         self.entry(path, 0o100_000 | mode, (0, 0), bytes);
     }
 
-    /// The device that the first process reads and writes.
-    pub(crate) fn console(&mut self, path: &str) {
-        self.entry(path, 0o020_600, (5, 1), &[]);
+    /// The devices that the first process reads and writes, in the directory `dev`: the console, and a serial line that
+    /// the kernel writes nothing to.
+    pub(crate) fn terminals(&mut self) {
+        self.directory("dev");
+        self.entry("dev/console", 0o020_600, (5, 1), &[]);
+        self.entry("dev/ttyS1", 0o020_600, (4, 65), &[]);
     }
 
     /// The project's files, below the directory `to`: neither what is hidden nor what was built.

@@ -1,5 +1,7 @@
 //! The emulated machine.
 
+use std::fs::{self, File};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -8,18 +10,32 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::io::FdFlags;
 use tempfile::TempDir;
 
 use super::console::{Console, TookTooLong};
 use super::debugger::Debugger;
 use super::monitor::Monitor;
 
+/// The emulator of `virt`.
+pub(crate) const VIRT: &str = "qemu-system-aarch64";
+
 /// How long the monitor of a machine that took too long may take to answer.
 const ANSWER: Duration = Duration::from_secs(20);
+
+/// What is emulated.
+#[derive(Clone, Copy)]
+pub(crate) enum Board<'a> {
+    /// A PC, with x86-64.
+    Pc,
+    /// QEMU's `virt`, with arm64; told of by this device tree, where its own is not the one.
+    Virt(Option<&'a Path>),
+}
 
 /// What kind of machine.
 #[derive(Clone, Copy)]
 pub(crate) struct Model<'a> {
+    pub(crate) board: Board<'a>,
     /// Its memory, as QEMU is told.
     pub(crate) memory: &'a str,
     /// How many processors it has.
@@ -60,10 +76,26 @@ impl Machine {
         let (debugger, monitor) =
             (UnixListener::bind(at("debugger"))?, UnixListener::bind(at("monitor"))?);
         let socket = |name| format!("unix:{}", at(name).display());
-        let mut qemu = Command::new("qemu-system-x86_64");
+        let mut qemu = match model.board {
+            Board::Pc => Command::new("qemu-system-x86_64"),
+            Board::Virt(tree) => {
+                let mut qemu = Command::new(VIRT);
+                qemu.args(["-M", "virt"]);
+                if let Some(tree) = tree {
+                    qemu.arg("-dtb").arg(tree);
+                }
+                qemu
+            }
+        };
         qemu.args(["-accel", "tcg", "-cpu", "max", "-m", model.memory]);
         qemu.args(["-smp", &model.cpus.to_string()]);
         qemu.args(["-display", "none", "-serial", "stdio", "-no-reboot", "-nodefaults"]);
+        // The first process's own, of which QEMU inherits the end that is written.
+        let (line, written) = std::io::pipe().context("a pipe for a serial line")?;
+        if let Board::Pc = model.board {
+            rustix::io::fcntl_setfd(&written, FdFlags::empty())?;
+            qemu.args(["-serial", &format!("file:/proc/self/fd/{}", written.as_raw_fd())]);
+        }
         if model.counted {
             qemu.args(["-icount", "shift=0"]);
         }
@@ -75,9 +107,11 @@ impl Machine {
         qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs);
         qemu.args(["-append", command_line]);
         qemu.stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = qemu.spawn().context("qemu-system-x86_64")?;
+        let mut child = qemu.spawn().context("QEMU")?;
         let output = child.stdout.take().context("QEMU has a standard output")?;
-        let console = Console::new(output, model.say, show);
+        drop(written);
+        let lines = [File::from(OwnedFd::from(output)), File::from(OwnedFd::from(line))];
+        let console = Console::new(lines, model.say, show);
         Ok(Self { child, console, debugger, monitor, deadline, _sockets: sockets })
     }
 
@@ -126,7 +160,17 @@ impl Machine {
             .unwrap_or_else(|error| format!("its monitor does not answer: {error:#}"))
     }
 
-    /// All that the console said.
+    /// Ends it, if it has not ended, and writes all that the console said to a file: that it failed is often known
+    /// before the lines that say why are read.
+    pub(crate) fn end(&mut self, log: &Path) -> Result<()> {
+        // An error says that it has ended already.
+        let _ = self.child.kill();
+        let deadline = Instant::now() + ANSWER;
+        while self.console.line(deadline)?.is_some() {}
+        fs::write(log, self.said()).with_context(|| format!("{}", log.display()))
+    }
+
+    /// All that was read of what the console said.
     pub(crate) fn said(&self) -> &str {
         self.console.said()
     }

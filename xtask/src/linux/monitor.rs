@@ -36,7 +36,8 @@ impl Monitor {
         let command = json!({ "command-line": "info registers -a" });
         let said = self.execute("human-monitor-command", &command)?;
         let said = said.as_str().context("the monitor says text")?;
-        let told = |line: &&str| ["CPU#", "RIP=", "RSI="].iter().any(|name| line.contains(name));
+        let told =
+            |line: &&str| ["CPU#", "RIP=", "RSI=", "PC="].iter().any(|name| line.contains(name));
         Ok(said.lines().filter(told).collect::<Vec<_>>().join("\n"))
     }
 

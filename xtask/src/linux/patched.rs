@@ -21,6 +21,9 @@ const PAYLOAD: usize = 0x248;
 const LENGTH: usize = 0x24c;
 /// Bytes behind the packed kernel that are the payload's too: the size that it unpacks to.
 const SIZE: usize = 4;
+/// How `xz` looks for what it has seen before. Which of them packs best is a matter of chance, of a thousandth: as much as
+/// a kernel may become longer by another text.
+const PACKINGS: [&str; 4] = ["mf=bt3", "nice=128", "nice=64", "nice=273"];
 
 /// Writes the bzImage at `from` to `to` with `new` wherever a text is `old`: the same length, to its end.
 pub(crate) fn patched(from: &Path, old: &str, new: &str, to: &Path) -> Result<()> {
@@ -42,9 +45,16 @@ pub(crate) fn patched(from: &Path, old: &str, new: &str, to: &Path) -> Result<()
     for at in places {
         kernel[at..at + new.len()].copy_from_slice(new.as_bytes());
     }
-    let options = ["-c", "--check=crc32", "--x86", "--lzma2=preset=9e,dict=32MiB"];
-    let packed = xz(&options, &kernel)?;
-    ensure!(packed.len() <= end - start, "the kernel with {new:?} is longer when it is packed");
+    let packed = PACKINGS.iter().find_map(|how| {
+        let lzma = format!("--lzma2=preset=9e,dict=32MiB,{how}");
+        match xz(&["-c", "--check=crc32", "--x86", &lzma], &kernel) {
+            Ok(packed) => (packed.len() <= end - start).then_some(Ok(packed)),
+            Err(error) => Some(Err(error)),
+        }
+    });
+    let packed = packed.with_context(|| {
+        format!("the kernel with {new:?} is longer than before, however it is packed")
+    })??;
     image[start..end].fill(0);
     image[start..start + packed.len()].copy_from_slice(&packed);
     fs::write(to, image).with_context(|| to.display().to_string())

@@ -1,4 +1,4 @@
-//! A first process: an example, linked so that it needs no other file.
+//! Programs for an emulated machine, linked so that they need no other file: examples, and the command `heirloom`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,15 +10,25 @@ const MUSL: &str = "x86_64-unknown-linux-musl";
 const GNU: &str = "x86_64-unknown-linux-gnu";
 
 /// Builds an example and says where it is.
+pub(crate) fn build(root: &Path, example: &str) -> Result<PathBuf> {
+    let what = ["-p", "heirloom", "--features", "liveupdate", "--example", example];
+    built(root, &what, example)
+}
+
+/// Builds the command `heirloom` and says where it is.
+pub(crate) fn command(root: &Path) -> Result<PathBuf> {
+    built(root, &["-p", "heirloom-cli", "--bin", "heirloom"], "heirloom")
+}
+
+/// Builds the executable of this name.
 ///
 /// With musl, or where that target cannot be had, with the static libraries of the system's libc.
-pub(crate) fn build(root: &Path, example: &str) -> Result<PathBuf> {
+fn built(root: &Path, what: &[&str], name: &str) -> Result<PathBuf> {
     let musl = Command::new("rustup").args(["target", "add", MUSL]).output();
     let musl = musl.is_ok_and(|done| done.status.success());
     let mut cargo = Command::new(env!("CARGO"));
     cargo.current_dir(root).args(["build", "--quiet", "--message-format", "json"]);
-    cargo.args(["-p", "heirloom", "--features", "liveupdate", "--example", example]);
-    cargo.args(["--target", if musl { MUSL } else { GNU }]);
+    cargo.args(what).args(["--target", if musl { MUSL } else { GNU }]);
     // It lies in memory twice, and nobody debugs it there.
     cargo.env("CARGO_PROFILE_DEV_STRIP", "symbols").env("CARGO_PROFILE_DEV_DEBUG", "0");
     if !musl {
@@ -27,20 +37,20 @@ pub(crate) fn build(root: &Path, example: &str) -> Result<PathBuf> {
     let built = cargo.output()?;
     ensure!(
         built.status.success(),
-        "the example does not build:\n{}{}",
+        "{name} does not build:\n{}{}",
         messages(&built.stdout),
         String::from_utf8_lossy(&built.stderr)
     );
     let text = String::from_utf8_lossy(&built.stdout);
-    let mut found = text.lines().filter_map(|line| executable(line, example));
+    let mut found = text.lines().filter_map(|line| executable(line, name));
     found.next().context("cargo names no executable")
 }
 
-/// The example's file, where a message of cargo's names it.
-fn executable(line: &str, example: &str) -> Option<PathBuf> {
+/// The executable's file, where a message of cargo's names it.
+fn executable(line: &str, name: &str) -> Option<PathBuf> {
     let message: Value = serde_json::from_str(line).ok()?;
     let path = message.get("executable")?.as_str()?;
-    (message.get("target")?.get("name")? == example).then(|| PathBuf::from(path))
+    (message.get("target")?.get("name")? == name).then(|| PathBuf::from(path))
 }
 
 /// What the compiler said.

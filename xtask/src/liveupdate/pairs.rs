@@ -115,8 +115,7 @@ pub(super) fn run(
     let done = build.status()?;
     ensure!(done.success(), "building heirloom ended with {done}");
     let mut inside = Initramfs::new();
-    inside.directory("dev");
-    inside.console("dev/console");
+    inside.terminals();
     inside.file("init", 0o755, &fs::read(program)?);
     // A part of the files is enough.
     inside.files_below(&root.join("docs"), "files")?;
@@ -139,7 +138,7 @@ pub(super) fn run(
         let mut machine =
             Machine::start(&MODEL, &kernel.image, &initramfs, COMMAND_LINE, false, deadline)?;
         let outcome = pair(&mut machine, kernel, &second, &place.join("pair.elf"));
-        fs::write(place.join(format!("console-{name}.log")), machine.said())?;
+        machine.end(&place.join(format!("console-{name}.log")))?;
         let outcome = outcome.with_context(|| format!("the console said:\n{}", machine.tail(30)));
         let (foretold, shown) = outcome.with_context(|| format!("into {name}"))?;
         let named = shown.named(change.map_or("", |(_, new)| new));

@@ -11,7 +11,7 @@ use super::life::Wish;
 use super::scenario::Scenario;
 use super::table::{Figures, boots, pairs};
 use super::{Arguments, boot};
-use crate::linux::machine::Model;
+use crate::linux::machine::{Board, Model};
 
 /// What is run, each in a machine of its own.
 const RUNS: &[Scenario] = &[
@@ -31,7 +31,14 @@ fn two(given: &str) -> Vec<Wish> {
 
 /// Runs all of it, and prints the tables.
 pub(super) fn run(builder: &Builder<'_>, arguments: &Arguments) -> Result<()> {
-    let model = Model { memory: "1G", cpus: 1, counted: true, say: "bench: ", stopped: false };
+    let model = Model {
+        board: Board::Pc,
+        memory: "1G",
+        cpus: 1,
+        counted: true,
+        say: "bench: ",
+        stopped: false,
+    };
     let mut figures = Figures::default();
     for scenario in RUNS {
         println!("module: {}", scenario.name);

@@ -92,10 +92,10 @@ pub(super) fn nest(lives: &[Life], init: &[u8]) -> Result<(PathBuf, Vec<u8>, Str
     let mut next: Option<(&Life, Vec<u8>)> = None;
     for life in lives.iter().rev() {
         let mut packed = Initramfs::new();
-        for directory in ["dev", "proc", "sys"] {
+        packed.terminals();
+        for directory in ["proc", "sys"] {
             packed.directory(directory);
         }
-        packed.console("dev/console");
         packed.file("init", 0o755, init);
         for (name, path) in &life.modules {
             packed.file(name, 0o644, &fs::read(path).with_context(|| path.display().to_string())?);

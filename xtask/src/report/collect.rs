@@ -13,6 +13,9 @@ use super::Arguments;
 /// The benches that criterion runs.
 const TIMED: [&str; 5] = ["frames", "slab", "tracker", "restore", "replay"];
 
+/// Those that tell their figures themselves.
+const TOLD: [&str; 3] = ["footprint", "latency", "fragmentation"];
+
 /// The counting build's flags; `benches/counting.rs` says what they do.
 const COUNTING: &str = "--cfg heirloom_count -C passes=tsan \
      -C llvm-args=-tsan-instrument-func-entry-exit=0 \
@@ -29,6 +32,10 @@ pub(super) struct Figures {
     pub(super) footprints: Vec<(String, String, f64, String)>,
     /// Row, read-modify-writes for every 1000 operations.
     pub(super) counts: Vec<(String, f64)>,
+    /// Row, who, nanoseconds of a call: the median, the 99.9th of a hundred, the worst.
+    pub(super) latencies: Vec<(String, String, [f64; 3])>,
+    /// Memory and how full it is kept, who, percent of operations refused, order of the largest block that is free.
+    pub(super) refused: Vec<(String, String, f64, String)>,
     /// What it ran on.
     pub(super) machine: String,
 }
@@ -72,8 +79,8 @@ pub(super) fn run(root: &Path, arguments: &Arguments) -> Result<()> {
         }
         ensure!(cargo.status()?.success(), "the bench `{bench}` failed");
     }
-    if wanted("footprint") {
-        output(cargo().args(["--bench", "footprint"]), &folder.join("footprint"))?;
+    for bench in TOLD.into_iter().filter(|bench| wanted(bench)) {
+        output(cargo().args(["--bench", bench]), &folder.join(bench))?;
     }
     if wanted("counting") {
         let mut cargo = Command::new("cargo");
@@ -134,6 +141,22 @@ pub(super) fn read(root: &Path) -> Result<Figures> {
     for line in text("counting").lines() {
         if let ["count", row, figure] = line.split('\t').collect::<Vec<_>>()[..] {
             figures.counts.push((row.into(), figure.parse().context("a figure")?));
+        }
+    }
+    for line in text("latency").lines() {
+        if let ["latency", row, who, all @ ..] = &line.split('\t').collect::<Vec<_>>()[..] {
+            let [median, most, worst] = all else { anyhow::bail!("three figures: {line}") };
+            let figure = |text: &str| text.parse().context("a figure");
+            let all = [figure(median)?, figure(most)?, figure(worst)?];
+            figures.latencies.push(((*row).into(), (*who).into(), all));
+        }
+    }
+    for line in text("fragmentation").lines() {
+        if let ["fragmentation", memory, who, share, largest] =
+            line.split('\t').collect::<Vec<_>>()[..]
+        {
+            let share = share.parse().context("a figure")?;
+            figures.refused.push((memory.into(), who.into(), share, largest.into()));
         }
     }
     figures.machine = text("machine");

@@ -96,7 +96,8 @@ impl Plot {
                 svg,
                 "<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"{thick}\"{dash}/>"
             );
-            for (x, y) in curve.points.iter().filter(|_| !curve.dashed) {
+            let dots = if curve.dashed { &[][..] } else { &curve.points[..] };
+            for (x, y) in dots {
                 let (x, y) = (px(*x), py(*y));
                 let _ = writeln!(
                     svg,

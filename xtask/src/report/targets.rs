@@ -48,6 +48,7 @@ const fn line(row: &'static str, ours: &'static str, bound: Bound) -> Line {
 const H: &str = "heirloom";
 const PRESERVING: &str = "heirloom, preserving";
 const BUFFER: &str = "heirloom, buffer";
+const HELD: &str = "heirloom, buffer, preserving";
 const PLAIN: &str = "heirloom, plain cache";
 const REVIVE: &str = "revive, 1 TiB";
 const FINISH: &str = "finish, 1048576 scattered over 1 TiB";
@@ -136,6 +137,7 @@ pub(super) const SECTIONS: &[Section] = &[
         lines: &[
             line("2T: 64 B, pair", H, Best(1.0)),
             line("2T: 1 KiB, pair", H, Best(1.0)),
+            line("2T: churn of 64 B to 4 KiB, 10000 live", BUFFER, Best(1.2)),
             line("2T: 64 B, allocated on one core, freed on the other", H, Best(1.1)),
             line("2T: 1 KiB, allocated on one core, freed on the other", H, Best(1.1)),
         ],
@@ -174,6 +176,14 @@ pub(super) const SECTIONS: &[Section] = &[
                 Of(1.2, "64 B, a million: free in random order", H),
             ),
             line("2T: 64 B, pair", PRESERVING, Of(1.2, "2T: 64 B, pair", H)),
+            line("4 KiB, pair", HELD, Of(1.5, "4 KiB, pair", BUFFER)),
+            line("16 KiB, pair", HELD, Of(1.5, "16 KiB, pair", BUFFER)),
+            line("64 KiB, pair", HELD, Of(1.5, "64 KiB, pair", BUFFER)),
+            line(
+                "2T: churn of 64 B to 4 KiB, 10000 live",
+                HELD,
+                Of(1.2, "2T: churn of 64 B to 4 KiB, 10000 live", BUFFER),
+            ),
             line("64 B, preserve and unpreserve", H, Shown),
             line("64 B, preserve and unpreserve", "heirloom, beside a preserved one", Shown),
             line("64 B, preserve and unpreserve", "heirloom, 16 KiB", Shown),
@@ -231,6 +241,8 @@ pub(super) const SECTIONS: &[Section] = &[
             line("claim a folio", "heirloom, many at once", Rmw(2.5)),
             line("claim a small object", H, Rmw(4.0)),
             line("claim a large buffer", H, Rmw(4.0)),
+            line("the handle of an object", H, Ns(4.0)),
+            line("the handle of an object", PLAIN, Ns(4.0)),
             line(HOT, H, Ns(40.0)),
             line(HOT, PLAIN, Ns(40.0)),
             line(RANDOM, "a load of its state", Shown),

@@ -24,6 +24,10 @@ pub(crate) struct Step {
     needs: Option<(&'static str, &'static str)>,
 }
 
+/// Those that take longest, the longest first.
+const LONGEST: [&str; 10] =
+    ["pages", "loom", "safe", "asan", "fuzz", "small", "tsan", "stack", "stepping", "miri"];
+
 impl Step {
     #[cfg(test)]
     pub(super) const fn of(name: &'static str, short: &'static str) -> Self {
@@ -38,6 +42,11 @@ impl Step {
     /// The command that is run.
     pub(crate) fn line(&self, long: bool) -> &'static str {
         self.long.filter(|_| long).unwrap_or(self.short)
+    }
+
+    /// Its place where several run at once: one that takes long does not begin last, to be waited for alone.
+    pub(crate) fn place(&self) -> usize {
+        LONGEST.iter().position(|name| *name == self.name).unwrap_or(LONGEST.len())
     }
 
     /// What this machine lacks for the step, if anything.
@@ -70,7 +79,15 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Step> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+
+    #[test]
+    fn the_longest_are_steps() {
+        let there = |name: &&str| all().any(|step| step.name == *name);
+        assert_eq!(LONGEST.iter().find(|name| !there(name)), None);
+    }
 
     /// What is tried is told where a reader looks for it.
     #[test]
@@ -98,5 +115,53 @@ mod tests {
         let stems = paths.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()));
         let idle: Vec<String> = stems.filter(|stem| !named(stem)).collect();
         assert!(idle.is_empty(), "no step runs {idle:?}");
+    }
+
+    /// Stands in for cargo: the call whose number is `$FAILS` fails at once, each other takes a while and says what a
+    /// test says. A call's number is the first that no other has taken.
+    const CARGO: &str = r#"#!/usr/bin/env bash
+        number=1
+        until mkdir "$CALLS/$number" 2>/dev/null; do number=$((number + 1)); done
+        [ "$number" != "$FAILS" ] || exit 1
+        for _ in {1..3000}; do :; done
+        printf 'test a - compile ... ok\ntest b ... ok\nseed 1\n1 rounds,\n'
+        for ran in deaths turns window_tests at_any_instant; do echo "test $ran ... ok"; done"#;
+
+    /// Runs a step's line where cargo is [`CARGO`], in an empty directory: whether it passed, and how many calls it made.
+    fn pretend(line: &str, fails: usize) -> (bool, usize) {
+        let place = tempfile::tempdir().unwrap();
+        let [calls, cargo] = ["calls", "cargo"].map(|name| place.path().join(name));
+        std::fs::create_dir(&calls).unwrap();
+        std::fs::write(&cargo, CARGO).unwrap();
+        std::fs::set_permissions(&cargo, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let path = format!("{}:{}", place.path().display(), std::env::var("PATH").unwrap());
+        let ended = Command::new("bash")
+            .args(["-euo", "pipefail", "-c", line])
+            .current_dir(place.path())
+            .envs([("PATH", path), ("FAILS", fails.to_string())])
+            .env("CALLS", &calls)
+            .stdin(Stdio::null())
+            .output()
+            .expect("bash");
+        (ended.status.success(), std::fs::read_dir(calls).unwrap().count())
+    }
+
+    /// Steps that run what they built, or that expect a refusal, do not pass where nothing is built.
+    #[test]
+    fn a_step_fails_where_any_of_its_calls_of_cargo_does() {
+        let lines = all().flat_map(|step| [false, true].map(|long| (step.name, step.line(long))));
+        let mut tried = std::collections::BTreeSet::new();
+        for (name, line) in lines {
+            let (passed, calls) = pretend(line, 0);
+            let failing = if passed { 1..calls + 1 } else { 0..0 };
+            for call in failing {
+                tried.insert(name);
+                assert!(!pretend(line, call).0, "{name} passes though call {call} of cargo fails");
+            }
+        }
+        for name in ["safe", "pages", "miri", "asan", "tsan", "loom", "small", "examples"] {
+            assert!(tried.contains(name), "{name} was not tried: {tried:?}");
+        }
+        assert!(tried.len() >= 20, "{tried:?}");
     }
 }

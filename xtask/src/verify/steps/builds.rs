@@ -65,7 +65,8 @@ pub(super) const STEPS: &[Step] = &[
             # A set with `default` is the one with `std` instead.
             sets() { cargo hack clippy --workspace --ignore-private --feature-powerset --exclude-features default "$@"; }
             sets -- -D warnings
-            echo "features: $(sets --print-command-list | wc -l) sets of features""#,
+            count=$(sets --print-command-list | wc -l)
+            echo "features: $count sets of features""#,
         long: None,
         needs: Some(("cargo hack --version", "no cargo-hack")),
     },
@@ -126,7 +127,8 @@ pub(super) const STEPS: &[Step] = &[
         long: Some(msrv!(
             r#"
             sets --feature-powerset
-            echo "msrv: $(sets --feature-powerset --print-command-list | wc -l) sets of features""#
+            count=$(sets --feature-powerset --print-command-list | wc -l)
+            echo "msrv: $count sets of features""#
         )),
         needs: Some((
             r#"cargo hack --version && rustup run "$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)" cargo --version"#,

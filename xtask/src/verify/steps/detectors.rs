@@ -29,19 +29,24 @@ macro_rules! safe {
             r#"
             said=$(mktemp)
             trap 'rm -f "$said"' EXIT
-            # At once: an interpreter uses one processor.
+            # At once: an interpreter uses one processor. What is waited for is a shell, which ends as the pipe in it:
+            # of a pipe that has ended before it is waited for, only the last command's status is known.
             both() {
-                "$@" -p heirloom-verify --test safe --no-default-features -- --nocapture | tee -a "$said" &
+                (programs "$@") &
                 "$@" -p heirloom-slab --test safety -- --nocapture | tee -a "$said"
                 wait $!
             }
+            programs() { "$@" -p heirloom-verify --test safe --no-default-features -- --nocapture | tee -a "$said"; }
             "#,
             $more,
             r#"
             tsan="--target x86_64-unknown-linux-gnu --target-dir target/thread"
             RUSTFLAGS="-Zsanitizer=thread" both cargo +nightly test -Zbuild-std $tsan
             unset HEIRLOOM_SAFE
-            MIRIFLAGS="-Zmiri-strict-provenance" both cargo +nightly miri test --target-dir target/miri
+            # Older values, which Miri keeps for each size of access apart, end in an error of its own where slabs are
+            # adopted (see the step `miri`): of these programs it looks at the order alone.
+            MIRIFLAGS="-Zmiri-strict-provenance -Zmiri-disable-weak-memory-emulation" \
+                both cargo +nightly miri test --target-dir target/miri
             echo "safe: $(grep -c '^seed' "$said") programs, $(grep -c 'rounds,' "$said") attacks, no report""#
         )
     };
@@ -123,7 +128,7 @@ pub(super) const STEPS: &[Step] = &[
             tests heirloom-slab --test objects -- --skip empty_slabs --skip figures_add_up --skip little_memory
             MIRIFLAGS="$MIRIFLAGS -Zmiri-disable-weak-memory-emulation" \
                 tests heirloom-slab --test generations -- free_places what_was_kept
-            tests heirloom-collections --lib -- is_what is_opened_once
+            tests heirloom-collections --lib -- is_what is_opened_once is_whole was_pushed
             echo "miri: $(grep -c '\.\.\. ok$' "$said") tests""#,
         long: None,
         needs: Some(("cargo +nightly miri --version", "no nightly toolchain with miri")),

@@ -29,6 +29,15 @@ pub(super) const STEPS: &[Step] = &[
         needs: None,
     },
     Step {
+        name: "readers",
+        shows: "files of every format that were sound once are read or refused, and no more of them than there is",
+        short: "cargo test --workspace --test readers -- --nocapture",
+        long: Some(
+            "HEIRLOOM_INPUTS=1000000 cargo test --release -p heirloom-cli --test readers -- --nocapture",
+        ),
+        needs: None,
+    },
+    Step {
         name: "fuzz",
         shows: "handovers tampered with are refused by place and reason or taken over soundly, under AddressSanitizer",
         // Built in two thirds of the time, and run for as many handovers as 10 seconds are if optimised.

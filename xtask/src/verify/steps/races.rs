@@ -6,11 +6,10 @@ use super::Step;
 macro_rules! loom {
     ($more:literal) => {
         concat!(
+            $more,
             r#"
             RUSTFLAGS="--cfg loom" cargo test --target-dir target/loom --release -p heirloom-folio --lib loom
-            "#,
-            $more,
-            r#" RUSTFLAGS="--cfg heirloom_model" cargo test --target-dir target/model \
+            RUSTFLAGS="--cfg heirloom_model" cargo test --target-dir target/model \
                 -p heirloom-verify --no-default-features --test loom -- --nocapture"#
         )
     };
@@ -31,7 +30,7 @@ pub(super) const STEPS: &[Step] = &[
         name: "loom",
         shows: "every interleaving of two or three threads, on words and in whole operations, up to a bound",
         short: loom!(""),
-        long: Some(loom!("HEIRLOOM_PREEMPTIONS=1")),
+        long: Some(loom!("export HEIRLOOM_PREEMPTIONS=1")),
         needs: None,
     },
     Step {

@@ -6,14 +6,11 @@
 
 use core::arch::global_asm;
 
+use crate::cpu::{CPUS, STACK, STACKS, STARTED};
+use crate::machine::MAPPED;
+
 /// What the kernel is linked to, and where PVH loads it.
-pub const LINKED: u64 = 0x20_0000;
-/// Bytes of a CPU's stack.
-pub const STACK: usize = 64 << 10;
-/// Memory that the page tables show, in GiB.
-pub const MAPPED: u64 = 16;
-/// CPUs that there can be.
-pub const CPUS: usize = 4;
+const LINKED: u64 = 0x20_0000;
 /// Where other CPUs start: below 1 MiB, which is in no map. The page behind it is theirs too.
 pub const LOW: u64 = 0x8000;
 
@@ -22,18 +19,12 @@ pub const LOW: u64 = 0x8000;
 struct Tables([[u64; 512]; 3 + MAPPED as usize]);
 static mut TABLES: Tables = Tables([[0; 512]; 3 + MAPPED as usize]);
 
-/// The stacks, that of the first CPU first.
-#[repr(C, align(4096))]
-pub struct Stacks(pub [[u8; STACK]; CPUS]);
-pub static mut STACKS: Stacks = Stacks([[0; STACK]; CPUS]);
-
 unsafe extern "C" {
-    /// The image's first byte, and the one behind its last.
-    pub static head: u8;
-    pub static image_end: u8;
-    /// What other CPUs start with, to be copied to `LOW`, and its length.
-    pub static low_start: u8;
-    pub static low_end: u8;
+    /// What other CPUs start with, to be copied to `LOW`, and its end.
+    static low_start: u8;
+    static low_end: u8;
+    /// Where they go to from there.
+    static other: u8;
 }
 
 // PVH: EBX holds the address of start_info; 32-bit mode, flat segments, no paging, no stack.
@@ -45,7 +36,7 @@ global_asm!(
     .long {linked} + (pvh - head)
 
     .section .head, "awx"
-    .globl head, pvh
+    .globl head, pvh, other
     .code32
 head:
     .balign 4
@@ -65,7 +56,6 @@ gdt_here:
 
 pvh:
     cli
-    cld
     mov ebp, {linked}
     mov edi, [ebp + tables_here]
     add edi, ebp               # TABLES
@@ -135,8 +125,7 @@ common:
     jc 3f
     add rax, 0x1000
 3:  mov cr3, rax
-    lea rsp, [rip + {stacks}]
-    add rsp, {stack}
+    lea rsp, [rip + {stacks} + {stack}]
     # Every address in the data: moved by as much as the image was.
     mov rax, rbp
     sub rax, {linked}
@@ -153,7 +142,6 @@ common:
 5:  call segments
     mov rdi, r15
     mov rsi, r14
-    xor ebp, ebp
     call {start}
     ud2
 
@@ -165,9 +153,6 @@ segments:
     mov ds, eax
     mov es, eax
     mov ss, eax
-    xor eax, eax
-    mov fs, eax
-    mov gs, eax
     pop rax
     push 0x10
     push rax
@@ -186,7 +171,6 @@ other:
     add rsp, rax
     call segments
     mov edi, ebx
-    xor ebp, ebp
     call {start_other}
     ud2
     "#,
@@ -196,7 +180,7 @@ other:
     cpus = const CPUS,
     tables = sym TABLES,
     stacks = sym STACKS,
-    started = sym crate::cpu::STARTED,
+    started = sym STARTED,
     start = sym crate::start,
     start_other = sym crate::start_other,
 );
@@ -246,11 +230,6 @@ low64:
     mov cr3, rax
     jmp qword ptr [rip + low_other]
 low_end:
-    .text
-    .globl other_at
-other_at:
-    lea rax, [rip + other]
-    ret
     "#,
     low = const LOW,
 );
@@ -260,9 +239,6 @@ other_at:
 /// # Safety
 /// Once, on the first CPU, before any other is started.
 pub unsafe fn place_low() {
-    unsafe extern "C" {
-        fn other_at() -> u64;
-    }
     let (cr3, cr4): (u64, u64);
     // SAFETY: the page and the one behind it are in no map, and mapped at their own addresses; the three words
     // behind the first of what is copied are to be filled in.
@@ -274,7 +250,7 @@ pub unsafe fn place_low() {
         let words = to.cast::<u64>();
         words.add(1).write(cr4);
         words.add(2).write(cr3);
-        words.add(3).write(other_at());
+        words.add(3).write(&raw const other as u64);
         to.add(4096).copy_from_nonoverlapping(cr3 as *const u8, 4096);
     }
 }
