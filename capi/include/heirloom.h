@@ -1648,16 +1648,42 @@ void *heirloom_pinned_alloc(struct heirloom *h,
                             size_t bytes);
 
 /**
+ * Tells which size class a buffer of `bytes` bytes is of, for heirloom_pinned_alloc_class(): where the size is a constant,
+ * so may the class be.
+ *
+ * @return the class, or -1 where it is of none: it is whole pages, or nothing.
+ *
+ * Context: any.
+ */
+int heirloom_class(size_t bytes);
+
+/**
+ * Allocates a buffer of a size class, as heirloom_pinned_alloc() does for its largest size.
+ *
+ * @param class from heirloom_class(), of this build, not -1.
+ * @return null, with nothing done, where this CPU has none: heirloom_alloc() is to be called then, once the CPU is unpinned.
+ *
+ * Context: as for heirloom_pinned_alloc().
+ *
+ * Safety:
+ * As for heirloom_pinned_alloc(); `class` is one.
+ */
+void *heirloom_pinned_alloc_class(struct heirloom *h,
+                                  int cpu,
+                                  int class_);
+
+/**
  * Frees a buffer, or an object of any cache, as heirloom_free() does, if this CPU has room for it at hand: see
  * heirloom_pinned_alloc().
  *
+ * @param ptr not null.
  * @return 1, or 0, with nothing done, where it has none, and for what heirloom_free() does not free: that one is to be
  * called then, once the CPU is unpinned.
  *
  * Context: as for heirloom_pinned_alloc().
  *
  * Safety:
- * As for heirloom_free() and heirloom_pinned_alloc().
+ * As for heirloom_free() and heirloom_pinned_alloc(); `ptr` is not null.
  */
 int heirloom_pinned_free(struct heirloom *h,
                          int cpu,

@@ -49,13 +49,14 @@ fn layout(bytes: usize, align: usize) -> Result<Layout, Failure> {
 /// hand may be about.
 #[inline]
 pub(crate) const fn small(bytes: usize) -> Option<Layout> {
-    if bytes >= PAGE_SIZE {
+    // The last byte of what is a multiple of the alignment, as the size classes look at it: the two bounds, here and
+    // there, become one. Of no bytes it is far beyond. What is left out here is whole pages.
+    let last = bytes.wrapping_sub(1) | (ALIGN - 1);
+    if last >= PAGE_SIZE - ALIGN {
         return None;
     }
-    match Layout::from_size_align(bytes, ALIGN) {
-        Ok(layout) => Some(layout),
-        Err(_) => None,
-    }
+    // SAFETY: a power of two, and less than a page, which is nowhere near an address's end.
+    Some(unsafe { Layout::from_size_align_unchecked(bytes, ALIGN) })
 }
 
 /// Allocates a buffer of any kind.

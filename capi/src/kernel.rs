@@ -5,7 +5,7 @@ use core::ffi::{c_int, c_void};
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
-use ::heirloom::{CpuId, Entry, Heirloom, Memory, Placement};
+use ::heirloom::{CpuId, Entry, Heirloom, Memory, Placement, Slabs};
 
 use crate::argument::{heirloom_range, some, value, values};
 use crate::buffers::small;
@@ -278,16 +278,52 @@ pub unsafe extern "C" fn heirloom_pinned_alloc(
     buffer.map_or(core::ptr::null_mut(), |buffer| buffer.as_ptr().cast())
 }
 
+/// Tells which size class a buffer of `bytes` bytes is of, for heirloom_pinned_alloc_class(): where the size is a constant,
+/// so may the class be.
+///
+/// @return the class, or -1 where it is of none: it is whole pages, or nothing.
+///
+/// Context: any.
+#[unsafe(no_mangle)]
+pub extern "C" fn heirloom_class(bytes: usize) -> c_int {
+    let class = small(bytes).and_then(Slabs::<Machine>::class_of);
+    class.and_then(|class| c_int::try_from(class).ok()).unwrap_or(-1)
+}
+
+/// Allocates a buffer of a size class, as heirloom_pinned_alloc() does for its largest size.
+///
+/// @param class from heirloom_class(), of this build, not -1.
+/// @return null, with nothing done, where this CPU has none: heirloom_alloc() is to be called then, once the CPU is unpinned.
+///
+/// Context: as for heirloom_pinned_alloc().
+///
+/// # Safety
+/// As for heirloom_pinned_alloc(); `class` is one.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn heirloom_pinned_alloc_class(
+    h: *mut heirloom,
+    cpu: c_int,
+    class: c_int,
+) -> *mut c_void {
+    // SAFETY: the caller's promise.
+    let slabs = unsafe { &*h }.kernel.slabs();
+    // SAFETY: pinned to this CPU, and a class (contract).
+    let buffer =
+        unsafe { slabs.alloc_of_class_on(CpuId(cpu.cast_unsigned()), class.cast_unsigned()) };
+    buffer.map_or(core::ptr::null_mut(), |buffer| buffer.as_ptr().cast())
+}
+
 /// Frees a buffer, or an object of any cache, as heirloom_free() does, if this CPU has room for it at hand: see
 /// heirloom_pinned_alloc().
 ///
+/// @param ptr not null.
 /// @return 1, or 0, with nothing done, where it has none, and for what heirloom_free() does not free: that one is to be
 /// called then, once the CPU is unpinned.
 ///
 /// Context: as for heirloom_pinned_alloc().
 ///
 /// # Safety
-/// As for heirloom_free() and heirloom_pinned_alloc().
+/// As for heirloom_free() and heirloom_pinned_alloc(); `ptr` is not null.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn heirloom_pinned_free(
     h: *mut heirloom,
@@ -296,7 +332,8 @@ pub unsafe extern "C" fn heirloom_pinned_free(
 ) -> c_int {
     // SAFETY: the caller's promise.
     let slabs = unsafe { &*h }.kernel.slabs();
-    let Some(at) = NonNull::new(ptr) else { return 0 };
+    // SAFETY: not null (contract).
+    let at = unsafe { NonNull::new_unchecked(ptr) };
     // SAFETY: pinned to this CPU; the rest is the caller's promise.
     c_int::from(unsafe { slabs.free_on(CpuId(cpu.cast_unsigned()), at.cast()) })
 }

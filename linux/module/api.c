@@ -95,20 +95,11 @@ static noinline void hl_cache_free_slow(struct heirloom_cache *cache, void *obje
 		hl_not_freed(object);
 }
 
-/**
- * hl_kmalloc() - allocate memory that can be preserved
- * @size: bytes, not 0; whole pages from PAGE_SIZE on, and aligned to one
- * @gfp: GFP_KERNEL, GFP_ATOMIC, GFP_NOWAIT, with __GFP_ZERO if it is to be zeroed
- *
- * Context: any but NMI; may sleep if @gfp allows it.
- * Return: the memory, aligned to 16 bytes at least, or NULL.
- */
-void *hl_kmalloc(size_t size, gfp_t gfp)
+/* What hl_kmalloc() does for a size that only the caller knows. */
+void *__hl_kmalloc(size_t size, gfp_t gfp)
 {
-	struct heirloom *h = hl_instance;
-
-	if (likely(size < PAGE_SIZE && h && hl_pin())) {
-		void *ptr = heirloom_pinned_alloc(h, smp_processor_id(), size);
+	if (likely(size < PAGE_SIZE && hl_pin())) {
+		void *ptr = heirloom_pinned_alloc(hl_instance, smp_processor_id(), size);
 
 		hl_unpin();
 		if (likely(ptr))
@@ -116,7 +107,21 @@ void *hl_kmalloc(size_t size, gfp_t gfp)
 	}
 	return hl_kmalloc_slow(size, gfp);
 }
-EXPORT_SYMBOL_GPL(hl_kmalloc);
+EXPORT_SYMBOL_GPL(__hl_kmalloc);
+
+/* What hl_kmalloc() does for a size whose class is known at compile time. */
+void *__hl_kmalloc_class(int class, size_t size, gfp_t gfp)
+{
+	if (likely(hl_pin())) {
+		void *ptr = heirloom_pinned_alloc_class(hl_instance, smp_processor_id(), class);
+
+		hl_unpin();
+		if (likely(ptr))
+			return gfp & __GFP_ZERO ? memset(ptr, 0, size) : ptr;
+	}
+	return hl_kmalloc_slow(size, gfp);
+}
+EXPORT_SYMBOL_GPL(__hl_kmalloc_class);
 
 /**
  * hl_krealloc() - change the size of memory, which may move
@@ -145,11 +150,9 @@ EXPORT_SYMBOL_GPL(hl_krealloc);
  */
 void hl_kfree(const void *ptr)
 {
-	struct heirloom *h = hl_instance;
-
-	/* What begins with a page is whole pages, most often. */
-	if (likely(offset_in_page(ptr) && h && hl_pin())) {
-		int freed = heirloom_pinned_free(h, smp_processor_id(), (void *)ptr);
+	/* What begins with a page is whole pages, most often; NULL does too. */
+	if (likely(offset_in_page(ptr) && hl_pin())) {
+		int freed = heirloom_pinned_free(hl_instance, smp_processor_id(), (void *)ptr);
 
 		hl_unpin();
 		if (likely(freed))

@@ -20,6 +20,7 @@ EXPORT_SYMBOL_GPL(heirloom_cache_reserve);
 EXPORT_SYMBOL_GPL(heirloom_cache_resume);
 EXPORT_SYMBOL_GPL(heirloom_cache_shrink);
 EXPORT_SYMBOL_GPL(heirloom_cache_zalloc);
+EXPORT_SYMBOL_GPL(heirloom_class);
 EXPORT_SYMBOL_GPL(heirloom_entry);
 EXPORT_SYMBOL_GPL(heirloom_errno);
 EXPORT_SYMBOL_GPL(heirloom_error_text);

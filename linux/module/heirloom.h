@@ -14,10 +14,13 @@
 /* os.c: whether a call on this CPU has its number. */
 DECLARE_PER_CPU(bool, hl_pinned);
 
+/* From here on hl_pin() can succeed: hl_instance is set. Before, calls go without a CPU's number, those of the start too. */
+void hl_pins_begin(void);
+
 /**
  * hl_pin() - stay on this CPU, as heirloom_os_pin() does
  *
- * Return: whether it does: not in the middle of a call on this CPU that has its number.
+ * Return: whether it does: not in the middle of a call on this CPU that has its number, and not without hl_instance.
  */
 static __always_inline bool hl_pin(void)
 {

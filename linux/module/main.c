@@ -231,7 +231,8 @@ static int __init hl_init(void)
 		pr_err("%s: %s (%d)\n", found ? "the takeover ended" : "no start", text, err);
 		goto out;
 	}
-	hl_instance = start->instance;
+	WRITE_ONCE(hl_instance, start->instance);
+	hl_pins_begin();
 	hl_view_begin();
 	pr_info("%s: generation %llu, %llu pages on loan, %zu bytes of metadata\n",
 		found ? "revived" : "booted", heirloom_generation(hl_instance), hl_loans_pages(),

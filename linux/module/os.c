@@ -20,7 +20,17 @@
 
 #include "heirloom.h"
 
-DEFINE_PER_CPU(bool, hl_pinned);
+/* As if every CPU were in the middle of a call, until there is an instance: see hl_pins_begin(). */
+DEFINE_PER_CPU(bool, hl_pinned) = true;
+
+void hl_pins_begin(void)
+{
+	int cpu;
+
+	smp_wmb(); /* hl_instance first: hl_pin() reads it after its flag, in the order in which x86 reads. */
+	for_each_possible_cpu(cpu)
+		WRITE_ONCE(per_cpu(hl_pinned, cpu), false);
+}
 
 int heirloom_os_pin(void)
 {

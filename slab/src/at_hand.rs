@@ -40,6 +40,24 @@ impl<M: Machine> Slabs<M> {
         unsafe { self.existing_class(Class::of(layout)?, preserving)?.alloc_on(cpu) }
     }
 
+    /// Returns the number of the size class that a small buffer is of, for [`Slabs::alloc_of_class_on`].
+    #[doc(hidden)]
+    pub fn class_of(layout: Layout) -> Option<u32> {
+        Class::of(layout).map(Class::index)
+    }
+
+    /// Does what [`Slabs::alloc_on`] does, for a buffer of a class.
+    ///
+    /// # Safety
+    /// As for [`Cache::alloc_on`]; [`Slabs::class_of`] returned `class`.
+    #[doc(hidden)]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "two dozen instructions: a call costs half as much")]
+    pub unsafe fn alloc_of_class_on(&self, cpu: CpuId, class: u32) -> Option<NonNull<u8>> {
+        // SAFETY: the caller's promise.
+        unsafe { self.existing_class(Class::at(class), false)?.alloc_on(cpu) }
+    }
+
     /// Allocates a large buffer that is one block. `None`, with nothing done: [`Slabs::alloc`] is asked.
     #[doc(hidden)]
     #[inline]

@@ -155,6 +155,35 @@ static int release(struct heirloom *h, void *ptr)
 	return freed ? 0 : heirloom_free(h, ptr);
 }
 
+/* Each size has a class that has room for it, up to where it is whole pages. */
+static void classes(struct heirloom *h)
+{
+	int number, before = 0, served = 0, asked = 0;
+
+	CHECK(heirloom_class(0) == -1 && heirloom_class(SIZE_MAX) == -1 && heirloom_class(1 << 20) == -1);
+	for (size_t bytes = 1; heirloom_class(bytes) >= 0; bytes++) {
+		int class = heirloom_class(bytes);
+		void *first = heirloom_alloc(h, bytes), *ptr;
+
+		CHECK(first && class >= before);
+		before = class;
+		number = heirloom_os_pin();
+		CHECK(number >= 0);
+		ptr = heirloom_pinned_alloc_class(h, number, class);
+		heirloom_os_unpin(number);
+		asked++;
+		if (ptr) {
+			served++;
+			CHECK(ptr != first && heirloom_usable_size(h, ptr) >= bytes);
+			memset(ptr, class, bytes);
+			CHECK(!heirloom_free(h, ptr));
+		}
+		CHECK(!heirloom_free(h, first));
+	}
+	/* Up to a page, and most are at hand. */
+	CHECK(before > 9 && asked > 3000 && served > asked * 9 / 10);
+}
+
 /* What is at hand is given and taken, and nothing else: what is more is left to the whole calls, which say what is wrong. */
 static void at_hand(struct heirloom *h, struct heirloom_cache *cache)
 {
@@ -185,7 +214,7 @@ static void at_hand(struct heirloom *h, struct heirloom_cache *cache)
 	number = heirloom_os_pin();
 	CHECK(!heirloom_pinned_alloc(h, number, 0) && !heirloom_pinned_alloc(h, number, 1 << 20));
 	CHECK(!heirloom_pinned_alloc(h, number, SIZE_MAX));
-	CHECK(!heirloom_pinned_free(h, number, NULL) && !heirloom_cache_pinned_free(mine, number, NULL));
+	CHECK(!heirloom_cache_pinned_free(mine, number, NULL));
 	/* What is not the caller's to free so. */
 	CHECK(!heirloom_cache_pinned_free(cache, number, objects[0]));
 	CHECK(!heirloom_cache_pinned_free(mine, number, objects[0] + 8) && !heirloom_pinned_free(h, number, objects[0] + 8));
@@ -342,8 +371,10 @@ static void lives(int in_scratch)
 		CHECK(thing && heirloom_handle(h, thing, &handles[n]) == 0);
 		*thing = n;
 	}
-	if (cpu >= 0)
+	if (cpu >= 0) {
+		classes(h);
 		at_hand(h, things);
+	}
 	reserves(h);
 	all_at_once(h, things);
 	CHECK(heirloom_publish(h, "things", handles, 2 * sizeof(handles[0])) == 0);

@@ -350,6 +350,25 @@ static void stress_end(void)
 
 #define GROWN_BYTES SZ_256K
 
+/* The class that the compiler finds for a size is the one that heirloom has for it, and there is room for that size. */
+static void compare_classes(void)
+{
+	size_t size;
+
+	for (size = 0; size <= PAGE_SIZE + 1; size++) {
+		int class = heirloom_class(size);
+		void *ptr = class < 0 ? NULL : __hl_kmalloc_class(class, size, GFP_KERNEL);
+
+		if (hl_class(size) != class)
+			FAULT("%zu bytes are of class %d, and are taken for %d", size, class, hl_class(size));
+		if (class >= 0 && (!ptr || hl_ksize(ptr) < size))
+			FAULT("class %d has no room for %zu bytes", class, size);
+		hl_kfree(ptr);
+	}
+	if (hl_class(SIZE_MAX) >= 0 || heirloom_class(SIZE_MAX) >= 0)
+		FAULT("a class for all there is");
+}
+
 /* What no memory helps comes to an end, and takes no memory for good. */
 static void fail_in_vain(void)
 {
@@ -453,6 +472,7 @@ static int __init test_init(void)
 		bytes += claim_folios(&root, &lost);
 	hl_finish();
 	fail_in_vain();
+	compare_classes();
 	if (grow_mb)
 		grow_and_give_back();
 	if (stress_ms && !traffic) {

@@ -17,6 +17,7 @@
 #define LINUX_HEIRLOOM_H
 
 #include <linux/gfp_types.h>
+#include <linux/log2.h>
 #include <linux/types.h>
 
 #define HEIRLOOM_KERNEL
@@ -25,7 +26,39 @@
 /* The one instance of this kernel, for calls of heirloom.h; NULL before the module has begun. */
 extern struct heirloom *hl_instance;
 
-void *hl_kmalloc(size_t size, gfp_t gfp);
+/*
+ * What heirloom_class() returns, for a size that is known at compile time. Like all that is inline in a kernel's headers
+ * it is for modules that are built with this heirloom.
+ */
+static __always_inline int hl_class(size_t size)
+{
+	const size_t fit = ALIGN(size, 16);
+
+	if (!fit || fit > PAGE_SIZE - PAGE_SIZE / 8)
+		return -1;
+	if (fit <= 128)
+		return fit / 16;
+	return 4 * ilog2(fit - 1) + ((fit - 1) >> (ilog2(fit - 1) - 2)) - 23;
+}
+
+void *__hl_kmalloc(size_t size, gfp_t gfp);
+void *__hl_kmalloc_class(int class, size_t size, gfp_t gfp);
+
+/**
+ * hl_kmalloc() - allocate memory that can be preserved
+ * @size: bytes, not 0; whole pages from PAGE_SIZE on, and aligned to one
+ * @gfp: GFP_KERNEL, GFP_ATOMIC, GFP_NOWAIT, with __GFP_ZERO if it is to be zeroed
+ *
+ * Context: any but NMI; may sleep if @gfp allows it.
+ * Return: the memory, aligned to 16 bytes at least, or NULL.
+ */
+static __always_inline void *hl_kmalloc(size_t size, gfp_t gfp)
+{
+	if (__builtin_constant_p(size) && hl_class(size) >= 0)
+		return __hl_kmalloc_class(hl_class(size), size, gfp);
+	return __hl_kmalloc(size, gfp);
+}
+
 void *hl_krealloc(void *ptr, size_t size, gfp_t gfp);
 void hl_kfree(const void *ptr);
 size_t hl_ksize(const void *ptr);
