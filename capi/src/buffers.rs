@@ -317,11 +317,13 @@ pub unsafe extern "C" fn heirloom_preserve(
 ) -> c_int {
     let preserve = || {
         // SAFETY: the caller's promise.
-        let named = unsafe { kernel(h)?.preserve(memory("ptr", ptr)?) }?;
-        if !handle.is_null() {
+        let (kernel, ptr) = (unsafe { kernel(h) }?, memory("ptr", ptr)?);
+        if handle.is_null() {
             // SAFETY: the caller's promise.
-            unsafe { handle.write(named.into()) };
+            return Ok(unsafe { kernel.slabs().preserve(ptr) }?);
         }
+        // SAFETY: the caller's promise.
+        unsafe { handle.write(kernel.preserve(ptr)?.into()) };
         Ok(())
     };
     status(preserve())

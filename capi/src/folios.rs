@@ -123,12 +123,16 @@ pub unsafe extern "C" fn heirloom_folio_preserve(
     let preserve = || {
         // SAFETY: the caller's promise.
         let (kernel, block) = unsafe { folio(h, ptr, order) }?;
+        if handle.is_null() {
+            // SAFETY: the caller's promise.
+            return Ok(unsafe { kernel.memory().preserve(block) }?);
+        }
+        // What has no handle is not preserved.
         let named = Handle::new(Parts::Folio(block)).map_err(::heirloom::Error::from)?;
         // SAFETY: the caller's promise.
-        unsafe { kernel.memory().preserve(block) }?;
-        if !handle.is_null() {
-            // SAFETY: the caller's promise.
-            unsafe { handle.write(named.into()) };
+        unsafe {
+            kernel.memory().preserve(block)?;
+            handle.write(named.into());
         }
         Ok(())
     };
