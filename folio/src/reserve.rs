@@ -6,6 +6,7 @@ use crate::error::Error;
 use crate::frame_type::FrameState;
 use crate::machine::Machine;
 use crate::memory::Memory;
+use crate::range::Range;
 
 impl<M: Machine> Memory<M> {
     /// Takes these frames out of use for good: firmware's, a device's, scratch.
@@ -45,12 +46,18 @@ impl<M: Machine> Memory<M> {
         Ok(())
     }
 
-    /// Takes exactly `run`, all or nothing.
+    /// Takes exactly `run`, all or nothing: nothing, not even for a moment, where part of it is in use as the call begins.
     pub(crate) fn take_run_at(&self, run: Run) -> Result<(), Error> {
         let parts = self.ranges.parts(run).ok_or(Error::NotMemory { pfn: run.start() })?;
+        let blocks = |part: Run| part.blocks_up_to(Order::MAX_FOLIO);
         let attempt = || {
+            // What is taken in vain is missing elsewhere until it is given back: a look at all of it comes first.
+            let has = |range: &Range, part| blocks(part).all(|b| range.freemap().has_block(b));
+            if !parts.clone().all(|(range, part)| has(range, part)) {
+                return Err(Error::NotFree { run });
+            }
             for (range, part) in parts.clone() {
-                for block in part.blocks_up_to(Order::MAX_FOLIO) {
+                for block in blocks(part) {
                     if !range.freemap().take_at(block) {
                         if let Some(taken) = Run::between(run.start(), block.pfn()) {
                             self.give_run(taken);

@@ -1,5 +1,7 @@
 //! Counts of frames by state: a summary for users, and an audit that looks at every frame.
 
+use core::ops::ControlFlow;
+
 use heirloom_kho::{Block, Order, Pfn};
 
 use crate::error::Error;
@@ -64,6 +66,31 @@ impl<M: Machine> Memory<M> {
     /// Returns what [`Memory::stats`] does, for one node.
     pub fn node_stats(&self, node: NodeId) -> Stats {
         self.stats_where(|n| n == node)
+    }
+
+    /// Returns whether `blocks` blocks of `order` may be free, and `frames` frames beside them: where they are not, no
+    /// number of calls gets them. (What CPUs keep counts as if it were such blocks.)
+    ///
+    /// Costs a look at as many words as show it.
+    #[doc(hidden)]
+    pub fn may_have(&self, order: Order, blocks: u64, frames: u64) -> bool {
+        let all = blocks.saturating_mul(order.frames()).saturating_add(frames);
+        let (mut whole, mut free) = (0_u64, 0_u64);
+        for range in self.ranges.iter() {
+            let seen = range.freemap().try_each_free(|found, count| {
+                free = free.saturating_add(count << found);
+                if let Some(more) = found.checked_sub(order.index()) {
+                    whole = whole.saturating_add(count << more);
+                }
+                let enough = whole >= blocks && free >= all;
+                if enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+            if seen.is_break() {
+                return true;
+            }
+        }
+        let cached: u64 = self.slots.iter().map(|(_, slot)| slot.cached()).sum();
+        whole.saturating_add(cached >> order.get()) >= blocks && free.saturating_add(cached) >= all
     }
 
     fn stats_where(&self, counts: impl Fn(NodeId) -> bool) -> Stats {

@@ -5,6 +5,8 @@
 
 mod common;
 
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::{Barrier, Mutex, mpsc};
 use std::thread;
 
@@ -475,4 +477,40 @@ fn claims_beside_disposal_each_block_has_one_end() {
         }
         assert_whole_again(memory, &ranges);
     }
+}
+
+#[test]
+fn others_are_not_refused_while_frames_are_asked_for_that_cannot_all_be_had() {
+    const BLOCK: u64 = 2048;
+    const TRIES: usize = if cfg!(miri) { 3 } else { 20_000 };
+    let memory = Ram::memory(&Ram::frames(2 * BLOCK + 1)).unwrap();
+    // One block is free. Before it lies a run that is to grow, behind it a frame in use.
+    let ours = run(0, BLOCK);
+    memory.alloc_at(ours).unwrap();
+    memory.alloc_at(run(2 * BLOCK, 1)).unwrap();
+    let (behind, before) = (run(BLOCK, BLOCK + 1), memory.stats());
+    let done = AtomicBool::new(false);
+    thread::scope(|s| {
+        let other = s.spawn(|| {
+            let request = Request::new(order(11));
+            let mut count = 0;
+            while count < TRIES || !done.load(Acquire) {
+                let block = memory.alloc(request).expect("no other call gets it");
+                free(&memory, block, FrameType::Folio).unwrap();
+                count += 1;
+            }
+        });
+        for _ in 0..TRIES {
+            let refused = grow_run(&memory, ours, 2 * BLOCK + 1, FrameType::Run);
+            assert!(matches!(refused, Err(Error::NotFree { .. })), "{refused:?}");
+            for refused in [memory.reserve(behind), memory.offline(behind)] {
+                assert_eq!(refused, Err(Error::NotFree { run: behind }));
+            }
+        }
+        // Release pairs with the Acquire above.
+        done.store(true, Release);
+        other.join().unwrap();
+    });
+    memory.drain();
+    assert_eq!(memory.stats(), before);
 }

@@ -176,6 +176,23 @@ pub(crate) fn growing<M: Machine, T>(
     }
 }
 
+/// Refuses where there cannot be so many more pages for tables, after the machine found no more memory. Nothing is
+/// taken.
+///
+/// # Errors
+/// [`Error::Folio`]: out of memory.
+pub(crate) fn room_for_tables<M: Machine>(memory: &Memory<M>, tables: u64) -> Result<(), Error> {
+    while !memory.may_have(Order::ZERO, tables, 0) {
+        let frames = memory.frames();
+        // More each time, as long as there is more.
+        if !memory.machine().grow(1) || memory.frames() <= frames {
+            let (order, node) = (Order::ZERO, None);
+            return Err(heirloom_folio::Error::OutOfMemory { order, node }.into());
+        }
+    }
+    Ok(())
+}
+
 /// Returns a page for a table of ours: zeroed, preserved.
 pub(crate) fn new_table<M: Machine>(memory: &Memory<M>) -> Result<(PhysAddr, &[AtomicU64]), Error> {
     let block = growing(memory, || {

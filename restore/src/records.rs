@@ -9,7 +9,7 @@ use heirloom_kho::sync::AtomicU64;
 use heirloom_kho::sync::Ordering::Release;
 use heirloom_kho::{Chain, Fault, MAX_BLOCKS, PAGE_SIZE, PhysAddr, Record, Table, store};
 
-use crate::area::{drop_table, new_table};
+use crate::area::{drop_table, new_table, room_for_tables};
 use crate::error::Error;
 use crate::pages::{Own, table_at, words_at};
 
@@ -113,8 +113,14 @@ impl<'m, M: Machine, T: Record> Records<'m, M, T> {
     /// Adds empty blocks until `entries` further entries fit without another.
     ///
     /// # Errors
-    /// As for [`Records::push`]. Blocks added by then stay, empty.
+    /// As for [`Records::push`]. Blocks added by then stay, empty; there are none where memory cannot hold all of them.
     pub(crate) fn reserve(&mut self, entries: u64) -> Result<(), Error> {
+        let lacking = entries.saturating_sub(self.room).div_ceil(T::PER_BLOCK);
+        if lacking > MAX_BLOCKS.saturating_sub(self.blocks) {
+            return Err(Self::full());
+        }
+        // Before a block is taken: what a try takes that comes to nothing is missing elsewhere meanwhile.
+        room_for_tables(self.memory, lacking)?;
         let mut end = self.last;
         while self.room < entries {
             let words = self.table(end)?;
@@ -201,8 +207,7 @@ impl<'m, M: Machine, T: Record> Records<'m, M, T> {
     /// Links a new block to `last`, the words of the last one.
     fn add_block(&mut self, last: &[AtomicU64]) -> Result<(PhysAddr, &'m [AtomicU64]), Error> {
         if self.blocks >= MAX_BLOCKS {
-            let limit = MAX_BLOCKS * T::PER_BLOCK;
-            return Err(Error::TableFull { table: Table::Records, limit });
+            return Err(Self::full());
         }
         let (addr, words) = new_table(self.memory)?;
         if let Some(link) = last.first() {
@@ -212,6 +217,10 @@ impl<'m, M: Machine, T: Record> Records<'m, M, T> {
         self.blocks += 1;
         self.room += T::PER_BLOCK;
         Ok((addr, words))
+    }
+
+    const fn full() -> Error {
+        Error::TableFull { table: Table::Records, limit: MAX_BLOCKS * T::PER_BLOCK }
     }
 
     fn table(&self, addr: PhysAddr) -> Result<&'m [AtomicU64], Error> {
@@ -295,6 +304,19 @@ mod tests {
         assert_eq!((list.room(), memory.stats().preserved), (0, preserved));
         list.push(&entry(Entry::PER_BLOCK * 4)).unwrap();
         assert_eq!(all(&memory, first), (0..=Entry::PER_BLOCK * 4).map(entry).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn more_entries_than_memory_has_room_for_are_refused_before_a_block_is_taken() {
+        let memory = Ram::memory(&Ram::frames(256)).unwrap();
+        let mut list = Records::<_, Entry>::new(&memory).unwrap();
+        let used = memory.stats().used();
+        for entries in [u64::MAX, u64::MAX / 2, Entry::PER_BLOCK * 256] {
+            let error = list.reserve(entries).unwrap_err();
+            assert!(matches!(error, Error::Folio(_) | Error::TableFull { .. }), "{error:?}");
+            assert_eq!((list.blocks, memory.stats().used()), (1, used), "{entries}");
+        }
+        list.reserve(Entry::PER_BLOCK * 200).unwrap();
     }
 
     #[cfg(heirloom_model)]

@@ -235,9 +235,10 @@ impl<M: Machine> Slabs<M> {
         act: impl Fn() -> Result<T, Error>,
     ) -> Result<T, Error> {
         let machine = self.memory().machine();
-        if machine.may_reclaim() {
-            self.caches().for_each(|cache| _ = cache.shrink_aside());
-            self.memory().drain();
+        // What is larger than memory is not had by giving back either.
+        let could_help = wanted(&error).is_some_and(|frames| frames <= self.memory().frames());
+        if could_help && machine.may_reclaim() {
+            self.reclaim();
             match act() {
                 Err(again) => error = again,
                 done => return done,
@@ -247,6 +248,12 @@ impl<M: Machine> Slabs<M> {
             Some(frames) if machine.grow(frames) => act(),
             _ => Err(error),
         }
+    }
+
+    /// Gives back all that can be given back without a constructor.
+    pub(crate) fn reclaim(&self) {
+        self.caches().for_each(|cache| _ = cache.shrink_aside());
+        self.memory().drain();
     }
 }
 

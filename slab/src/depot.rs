@@ -21,9 +21,16 @@ pub(crate) struct Depot {
     used: usize,
     /// Empty magazines, each linked to the next.
     empty: Option<NonNull<Chamber>>,
+    /// How many of those there are.
+    nr_empty: usize,
     capacity: usize,
     /// Magazines that there are, wherever they may be.
     made: usize,
+}
+
+/// Returns how many magazines of `capacity` objects a frame has room for.
+pub(crate) const fn a_frame_has(capacity: usize) -> usize {
+    PAGE_SIZE / size_of::<Chamber>() / capacity
 }
 
 // SAFETY: the pointers are to memory of the instance that the depot owns.
@@ -31,12 +38,17 @@ unsafe impl Send for Depot {}
 
 impl Depot {
     pub(crate) const fn new(capacity: usize) -> Self {
-        Self { full: [const { None }; FULL], used: 0, empty: None, capacity, made: 0 }
+        Self { full: [const { None }; FULL], used: 0, empty: None, nr_empty: 0, capacity, made: 0 }
     }
 
     /// Returns how many objects are in the full magazines.
     pub(crate) const fn cached(&self) -> usize {
         self.used * self.capacity
+    }
+
+    /// Returns how many magazines it has, full and empty.
+    pub(crate) const fn here(&self) -> usize {
+        self.nr_empty + self.used
     }
 
     /// Takes a full magazine.
@@ -71,6 +83,7 @@ impl Depot {
         // SAFETY: the magazine's chambers, one at least, are the depot's now.
         unsafe { chambers.as_ref() }.set_next(self.empty);
         self.empty = Some(chambers);
+        self.nr_empty += 1;
     }
 
     /// Takes an empty magazine: one of those kept, or from a new frame of `memory`. `None`: out of
@@ -84,6 +97,7 @@ impl Depot {
         // them is their only owner from here on.
         unsafe {
             self.empty = chambers.as_ref().next();
+            self.nr_empty -= 1;
             Some(Magazine::new(chambers, self.capacity))
         }
     }
@@ -96,7 +110,7 @@ impl Depot {
         let Ok(block) = memory.alloc(request) else { return };
         let frame = memory.machine().ptr(block.addr()).cast::<Chamber>();
         let each = self.capacity;
-        for i in 0..PAGE_SIZE / size_of::<Chamber>() / each {
+        for i in 0..a_frame_has(each) {
             // SAFETY: the frame is the depot's for good and has room for this many; a frame's
             // pointer is aligned for chambers.
             unsafe {
@@ -117,11 +131,13 @@ impl Depot {
                 unsafe { chambers.as_ref() }.next()
             })
         };
-        if links().count() != self.made {
+        debug_assert_eq!(links().count(), self.nr_empty);
+        if self.nr_empty != self.made {
             return;
         }
         let mut frames = None;
         let mut next = self.empty.take();
+        self.nr_empty = 0;
         while let Some(chambers) = next {
             // SAFETY: as above.
             let link = unsafe { chambers.as_ref() };

@@ -113,6 +113,7 @@ mod registry;
 mod reservation;
 mod resolve;
 mod resume;
+mod room;
 mod slabs;
 mod spec;
 mod state;

@@ -15,6 +15,7 @@ use core::ptr::null;
 
 pub(crate) use batch::Batch;
 use heirloom_folio::DirectMap;
+use heirloom_kho::narrow::u32_to_usize;
 use heirloom_kho::sync::Ordering::Relaxed;
 use intrusive_collections::LinkedList;
 pub(crate) use objects::prefetch_slabs;
@@ -30,6 +31,8 @@ pub(crate) struct Lists {
     full: LinkedList<Links>,
     empty: LinkedList<Links>,
     nr_empty: usize,
+    /// How many objects are free in all slabs together.
+    nr_free: usize,
     /// Where a pass over all slabs is, that goes on when the lock is held again.
     pass: Pass,
 }
@@ -58,6 +61,7 @@ impl Lists {
             full: LinkedList::new(Links::NEW),
             empty: LinkedList::new(Links::NEW),
             nr_empty: 0,
+            nr_free: 0,
             pass: Pass { list: Which::Empty, next: null() },
         }
     }
@@ -72,11 +76,17 @@ impl Lists {
         self.nr_empty
     }
 
+    /// Returns how many objects are free in the slabs.
+    pub(crate) const fn nr_free(&self) -> usize {
+        self.nr_free
+    }
+
     /// Adds a slab that is in no list.
     pub(crate) fn add(&mut self, geometry: &Geometry, slab: Slab) {
         let free = slab.header().free.load(Relaxed);
         self.list(which(geometry, free)).push_front(slab.link());
         self.nr_empty += usize::from(free == geometry.objects);
+        self.nr_free += u32_to_usize(free);
     }
 
     /// Takes an empty slab out, if there are more than `keep`.
@@ -90,6 +100,7 @@ impl Lists {
             self.pass.next = null();
         }
         self.nr_empty -= 1;
+        self.nr_free = self.nr_free.saturating_sub(u32_to_usize(head.free.load(Relaxed)));
         Slab::of(map, &head)
     }
 
@@ -191,6 +202,8 @@ impl Lists {
     /// Notes that `slab` has `after` free objects where it had `before`.
     fn update_free_count(&mut self, geometry: &Geometry, slab: Slab, before: u32, after: u32) {
         slab.header().free.store(after, Relaxed);
+        let free = self.nr_free + u32_to_usize(after);
+        self.nr_free = free.saturating_sub(u32_to_usize(before));
         let all = geometry.objects;
         let place = |free| (free == 0, free == all);
         if place(before) != place(after) {
@@ -306,10 +319,12 @@ mod tests {
         assert_eq!(slabs(&mut lists, map), 7);
         lists.empty_out(map, &geometry, &mut taken);
         assert_eq!((slabs(&mut lists, map), lists.nr_empty()), (7, 7));
+        assert_eq!(lists.nr_free(), 7 * geometry.objects as usize);
         // The last one of all goes while the pass is before it.
         lists.begin_pass();
         while lists.take_empty(map, 0).is_some() {}
         assert!(lists.next_of_pass(map).is_none());
+        assert_eq!(lists.nr_free(), 0);
     }
 
     #[test]
@@ -347,7 +362,9 @@ mod tests {
         sorted.dedup();
         assert_eq!(sorted.len(), taken.len());
         let (one, rest) = taken.split_first().unwrap();
+        assert_eq!(lists.nr_free(), 0);
         lists.put_one(map, &geometry, *one);
+        assert_eq!(lists.nr_free(), 1);
         for some in rest.chunks(50) {
             let mut magazine = magazine(50);
             assert!(some.iter().all(|round| magazine.push(*round)));

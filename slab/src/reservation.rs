@@ -68,6 +68,8 @@ impl<'s, M: Machine> Cache<'s, M> {
     /// Of a preserving cache an object survives from the allocation on, so that for an owner that is to preserve in the middle of
     /// something nothing is left that could fail. In other caches [`Cache::preserve`] may need memory still.
     ///
+    /// What memory cannot hold is refused before any of it is taken: others go on allocating meanwhile.
+    ///
     /// With the feature `debug` objects are checked as they are set aside.
     ///
     /// # Errors
@@ -97,6 +99,7 @@ impl<'s, M: Machine> Cache<'s, M> {
         if !self.inner.life.goes_on() {
             return Err(Error::Destroyed { cache: self.inner.name });
         }
+        self.check_room(objects, self.inner.magazine_capacity() - 1)?;
         // Dropped where it fails: what was set aside by then is given back.
         let mut reservation = Reservation { cache: *self, top: None, spent: None, remaining: 0 };
         while reservation.remaining < objects {

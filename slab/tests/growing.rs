@@ -167,3 +167,29 @@ fn what_can_be_given_back_is_asked_for_first_where_there_is_time() {
         assert_eq!(lent() == before, may, "may give back: {may}");
     }
 }
+
+#[test]
+fn a_reservation_has_the_machine_lend_what_it_needs_and_none_for_what_it_never_has() {
+    let slabs = instance();
+    let (memory, machine) = (slabs.memory(), slabs.memory().machine());
+    let cache = slabs.cache(CacheSpec::new("things", 512)).unwrap();
+    drop(cache.reserve(1).unwrap());
+    let (asked, lent) = (machine.asked.load(Relaxed), machine.lent.load(Relaxed));
+    for count in [usize::MAX, usize::MAX / 2] {
+        assert!(is_full(cache.reserve(count).unwrap_err()));
+    }
+    assert_eq!((machine.asked.load(Relaxed), machine.lent.load(Relaxed)), (asked, lent));
+    // Many times what there is so far.
+    let count = FRAMES as usize / 2 * PAGE_SIZE / 512;
+    let reserved = cache.reserve(count).unwrap();
+    assert_eq!(reserved.remaining(), count);
+    assert!(machine.lent.load(Relaxed) < FRAMES * 3 / 4);
+    // More than it has: all is lent, and none of it taken.
+    let used = memory.stats().used();
+    assert!(is_full(cache.reserve(count).map(|more| more.remaining()).unwrap_err()));
+    assert_eq!(memory.frames(), FRAMES);
+    assert_eq!(memory.stats().used(), used);
+    let other = Layout::from_size_align(300 * PAGE_SIZE, PAGE_SIZE).unwrap();
+    slabs.alloc(other, AllocOptions::default()).unwrap();
+    drop(reserved);
+}

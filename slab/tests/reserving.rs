@@ -3,6 +3,7 @@
 
 mod common;
 
+use core::alloc::Layout;
 use core::ptr::NonNull;
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::{Acquire, Release};
@@ -10,9 +11,9 @@ use std::collections::BTreeSet;
 
 use common::{copy, slabs};
 use heirloom_folio::harness::Ram;
-use heirloom_folio::{FrameType, Request};
+use heirloom_folio::{FrameState, FrameType, Request};
 use heirloom_kho::{Block, Order, PAGE_SIZE};
-use heirloom_slab::{Cache, CacheSpec, CacheStats, Error, Slabs, persist};
+use heirloom_slab::{AllocOptions, Cache, CacheSpec, CacheStats, Error, Slabs, persist};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Of small pages four mebibytes; of large ones enough for tables that are a page each.
@@ -150,6 +151,108 @@ fn a_reservation_that_cannot_be_had_leaves_nothing_behind() {
     let all = exhaust(&cache);
     assert!(all.len() as u64 > FRAMES * 3 / 2, "{} objects", all.len());
     free(&cache, all);
+}
+
+/// Frames that no allocated block ever began with.
+fn untouched(slabs: &Slabs<Ram>) -> usize {
+    let [(run, _)] = Ram::frames(FRAMES);
+    let state = |n| slabs.memory().state(run.start().add(n)).unwrap();
+    (0..FRAMES).filter(|n| state(*n) == FrameState::Never).count()
+}
+
+#[test]
+fn a_reservation_that_cannot_be_had_is_refused_before_memory_is_taken() {
+    for size in [8, 64, 700, 2000, 5000, 40_000] {
+        let most = {
+            let slabs = slabs(FRAMES);
+            exhaust(&slabs.cache(CacheSpec::new("things", size)).unwrap()).len()
+        };
+        for preserving in [false, true] {
+            let slabs = slabs(FRAMES);
+            let cache = slabs.cache(CacheSpec::new("things", size).preserving(preserving)).unwrap();
+            drop(cache.reserve(1).unwrap());
+            let before = untouched(&slabs);
+            assert!(before as u64 > FRAMES * 3 / 4, "{before} frames were never allocated");
+            for count in [usize::MAX, usize::MAX / size, 1 << 40, 2 * most, most + 1] {
+                let error = cache.reserve(count).unwrap_err();
+                assert!(matches!(error, Error::Folio(_)), "{error:?}");
+                let taken = before - untouched(&slabs);
+                assert_eq!(taken, 0, "{count} of {size} bytes, where there are {most} at most");
+            }
+            assert_eq!((add_up(&cache).live, add_up(&cache).reserved), (0, 0));
+            // Some less are had.
+            let count = most * if size == 8 { 1 } else { 3 } / 4;
+            assert_eq!(cache.reserve(count / 2).unwrap().remaining(), count / 2);
+        }
+    }
+}
+
+#[test]
+fn what_others_keep_is_given_back_for_a_reservation_that_it_suffices_for() {
+    let slabs = slabs(FRAMES);
+    let other = slabs.cache(CacheSpec::new("other", 700)).unwrap();
+    let things = slabs.cache(CacheSpec::new("things", 2000)).unwrap();
+    drop(things.reserve(1).unwrap());
+    let objects = exhaust(&other);
+    assert!(things.reserve(100).is_err());
+    // All but one slab of them is empty from here on, and the other cache's.
+    free(&other, objects);
+    let count = FRAMES as usize * PAGE_SIZE / 2000 / 2;
+    assert_eq!(things.reserve(count).unwrap().remaining(), count);
+    // What the cache has itself counts too.
+    let all = exhaust(&things);
+    free(&things, all);
+    let frames = hog(&slabs);
+    let stats = add_up(&things);
+    let own = (stats.free + stats.cached) as usize;
+    assert!(own > 16);
+    assert_eq!(things.reserve(own / 2).unwrap().remaining(), own / 2);
+    assert!(things.reserve(own + 1).is_err());
+    release(&slabs, frames);
+}
+
+#[test]
+fn other_threads_are_not_refused_while_an_impossible_reservation_is_tried() {
+    let slabs = slabs(FRAMES);
+    let cache = slabs.cache(CacheSpec::new("things", 2000)).unwrap();
+    drop(cache.reserve(1).unwrap());
+    let done = AtomicBool::new(false);
+    // As many frames as no CPU keeps for itself.
+    let order = Order::new(6).unwrap();
+    std::thread::scope(|s| {
+        let other = s.spawn(|| {
+            let mut count = 0;
+            while count < 100 || !done.load(Acquire) {
+                let block = slabs.memory().alloc(Request::new(order)).expect("most is free");
+                // SAFETY: allocated just now.
+                unsafe { slabs.memory().free(block) }.unwrap();
+                count += 1;
+            }
+        });
+        for _ in 0..200 {
+            cache.reserve(usize::MAX).unwrap_err();
+        }
+        // Release pairs with the Acquire above.
+        done.store(true, Release);
+        other.join().unwrap();
+    });
+}
+
+#[test]
+fn a_buffer_larger_than_memory_is_refused_and_caches_keep_what_they_have() {
+    let slabs = slabs(FRAMES);
+    let cache = slabs.cache(CacheSpec::new("things", 2000)).unwrap();
+    let objects = (0..300).map(|_| cache.alloc().unwrap()).collect();
+    free(&cache, objects);
+    let (before, stats) = (untouched(&slabs), cache.stats());
+    for bytes in [FRAMES as usize * PAGE_SIZE + 1, 1 << 40, isize::MAX as usize - PAGE_SIZE] {
+        for preserving in [false, true] {
+            let layout = Layout::from_size_align(bytes, 8).unwrap();
+            let refused = slabs.alloc(layout, AllocOptions { preserving, zeroed: true });
+            assert!(matches!(refused, Err(Error::Folio(_))), "{refused:?}");
+            assert_eq!((untouched(&slabs), cache.stats()), (before, stats));
+        }
+    }
 }
 
 #[test]

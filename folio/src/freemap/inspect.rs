@@ -1,8 +1,10 @@
 //! Looking without taking: what is free, and how much.
 
+use core::ops::ControlFlow;
+
 use heirloom_kho::narrow::{low_u8, u32_to_u64, u32_to_usize, u64_to_usize};
 use heirloom_kho::sync::Relaxed;
-use heirloom_kho::{Order, Pfn};
+use heirloom_kho::{Block, Order, Pfn};
 
 use super::FreeMap;
 use super::lanes::{Widths, latest};
@@ -115,24 +117,59 @@ impl FreeMap {
 
     /// Adds the number of free blocks of each order to `counts`, each as large as can be.
     pub(crate) fn count_free(&self, counts: &mut [u64; Order::MAX_FOLIO.index() + 1]) {
-        for level in Level::all() {
+        let all = self.try_each_free(|order, blocks| {
+            if let Some(count) = counts.get_mut(order) {
+                *count += blocks;
+            }
+            ControlFlow::Continue(())
+        });
+        debug_assert!(all.is_continue(), "none breaks it off");
+    }
+
+    /// Tells `each` how many free blocks of an order there are in a word, for each word and order, each block as
+    /// large as can be, until it breaks it off: the highest level's first, where few words say most.
+    pub(crate) fn try_each_free(
+        &self,
+        mut each: impl FnMut(usize, u64) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        for level in Level::all().rev() {
             let mut from = WordId::FIRST;
             while let Some(n) = self.next(level, level.lowest(), from) {
                 let mut bits = self.bits(level, n);
                 for width in level.widths().rev() {
                     let starts = width.groups(bits);
                     let order = u32_to_usize(level.chunk_log2() + width.log2());
-                    counts[order] += u64::from(starts.count_ones());
+                    if starts != 0 {
+                        each(order, u64::from(starts.count_ones()))?;
+                    }
                     bits &= !width.spread(starts);
                 }
                 from = n.next();
             }
         }
+        ControlFlow::Continue(())
     }
 
     /// Returns whether the frame is free, in whichever level.
     pub(crate) fn is_free(&self, pfn: Pfn) -> bool {
         Level::all().any(|level| self.has(level, ChunkId::of(pfn, level)))
+    }
+
+    /// Returns whether all of `block` is free: whether [`FreeMap::take_at`] would take it.
+    pub(crate) fn has_block(&self, block: Block) -> bool {
+        let (level, width) = Level::of(block.order());
+        let first = ChunkId::of(block.pfn(), level);
+        self.has_bits_at(level, first.word(), width.mask(first.at()))
+    }
+
+    fn has_bits_at(&self, level: Level, n: WordId, wanted: u64) -> bool {
+        let bits = self.bits(level, n);
+        if bits & wanted == wanted {
+            return true;
+        }
+        // Part of it free here means that no larger chunk holds it.
+        let (above, bit) = n.above();
+        bits == 0 && level.up().is_some_and(|up| self.has_bits_at(up, above, bit))
     }
 
     /// Returns whether the chunk is free in its level.

@@ -318,7 +318,7 @@ proptest! {
                 Op::At(p, o) => {
                     let b = Block::containing(Pfn::new(p), order(o));
                     let want = free.get(frames_of(b)).is_some_and(BitSlice::all);
-                    prop_assert_eq!(c.take_at(b), want);
+                    prop_assert_eq!((c.has_block(b), c.take_at(b)), (want, want));
                     want.then_some(b)
                 }
                 Op::Run(len, o) => {

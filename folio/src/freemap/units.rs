@@ -37,7 +37,7 @@ impl Level {
     }
 
     /// Returns all of them, the first first.
-    pub(super) fn all() -> impl Iterator<Item = Self> {
+    pub(super) fn all() -> impl DoubleEndedIterator<Item = Self> {
         (0..=LAST).map(Self)
     }
 
