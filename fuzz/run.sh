@@ -7,6 +7,9 @@ seconds=${1:?seconds for each target}
 found=${2:+$(mkdir -p "$2" && realpath "$2")}
 # Other inputs are tried with another.
 export HEIRLOOM_SEED=${HEIRLOOM_SEED:-1}
+# Where what is freed was allocated is not written down, which takes an eighth of the time: an input that
+# fails says it when it is run alone.
+export ASAN_OPTIONS=malloc_context_size=0${ASAN_OPTIONS:+:$ASAN_OPTIONS}
 cd "$(dirname "$0")"
 # Comparisons are not traced: what is tampered with are fields of sound tables, no words to guess.
 cargo +nightly fuzz build --no-trace-compares

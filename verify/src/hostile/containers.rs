@@ -1,5 +1,6 @@
 //! Containers whose predecessor forged their words, beside others', which stay as they are.
 
+use std::fs::File;
 use std::sync::OnceLock;
 
 use arbitrary::{Arbitrary, Unstructured};
@@ -10,6 +11,8 @@ use heirloom_collections::{Error, Log, Map, Pool, Vec as Vector};
 use heirloom_folio::harness::Ram;
 use heirloom_folio::{DirectMap, Machine};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::copied::{self, Copied};
 
 const SEED: u64 = 7;
 
@@ -45,7 +48,7 @@ persist!(Pair { first, second });
 /// What the predecessor left: its memory, two containers of each kind, and where the objects of the first of each are.
 struct Left {
     size: &'static Size,
-    memory: Vec<u8>,
+    memory: File,
     tree: PhysAddr,
     directory: PhysAddr,
     forged: [Handle; 3],
@@ -97,7 +100,8 @@ struct Attack {
     size: u8,
 }
 
-type Three<'p> = (Option<Map<'p, Ram>>, Option<Vector<'p, Pair, Ram>>, Option<Log<'p, Ram>>);
+type Three<'p> =
+    (Option<Map<'p, Copied>>, Option<Vector<'p, Pair, Copied>>, Option<Log<'p, Copied>>);
 
 /// Containers whose words a predecessor forged: they are refused, or used as far as they can be, and change no others.
 ///
@@ -144,7 +148,7 @@ fn record(n: u64) -> Vec<u8> {
     vec![n.to_le_bytes()[0]; 3000]
 }
 
-fn open<'p>(pool: &'p Pool<'p, Ram>, handles: [Handle; 3]) -> Three<'p> {
+fn open<'p>(pool: &'p Pool<'p, Copied>, handles: [Handle; 3]) -> Three<'p> {
     let [map, vector, log] = handles;
     (Map::open(pool, map).ok(), Vector::open(pool, vector).ok(), Log::open(pool, log).ok())
 }
@@ -242,21 +246,18 @@ impl Left {
         words.dedup();
         let run = ranges[0].0;
         let ptr = slabs.memory().machine().ptr(run.addr());
-        let mut memory = vec![0; run.bytes() as usize];
-        // SAFETY: both have as many bytes, and nothing else runs.
-        unsafe { ptr.as_ptr().copy_to_nonoverlapping(memory.as_mut_ptr(), memory.len()) };
+        // SAFETY: all of the machine's memory, and nothing else runs.
+        let bytes = unsafe { core::slice::from_raw_parts(ptr.as_ptr(), run.bytes() as usize) };
+        let memory = copied::file(bytes);
         let tree = slabs.memory().preserved().tree_root().expect("containers are preserved");
         let directory = slabs.cache_directory();
         Self { size, memory, tree, directory, forged, others, objects, words }
     }
 
     /// Returns the kernel that goes on with it, once words were forged.
-    fn revive(&self, forgeries: &[Forgery]) -> Slabs<Ram> {
+    fn revive(&self, forgeries: &[Forgery]) -> Slabs<Copied> {
         let ranges = Ram::frames(self.size.frames);
-        let ram = Ram::over(&ranges);
-        let ptr = ram.ptr(ranges[0].0.addr());
-        // SAFETY: the machine is new, and has as many bytes.
-        unsafe { ptr.as_ptr().copy_from_nonoverlapping(self.memory.as_ptr(), self.memory.len()) };
+        let ram = Copied::of(&self.memory, ranges[0].0);
         for forgery in forgeries.iter().take(32) {
             let (addr, count) = self.objects[usize::from(forgery.object) % self.objects.len()];
             let other = |at: u16| self.words[usize::from(at) % self.words.len()];
@@ -276,7 +277,7 @@ impl Left {
             // SAFETY: as above.
             unsafe { word.write(value.to_le()) };
         }
-        let memory = ram.attach(&ranges).expect("the same ranges");
+        let memory = ram.attach().expect("the same range");
         let (memory, _) = memory.take_over(self.tree).expect("the tree is sound");
         Slabs::revive(memory, self.directory).expect("the directory is sound")
     }

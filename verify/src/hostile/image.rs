@@ -1,7 +1,9 @@
 //! Images of memory as files: ELF cores, raw memory, arenas, with headers and tables tampered with.
 
-use std::cell::RefCell;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::BTreeSet;
 use std::fs::File;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::thread::LocalKey;
@@ -14,6 +16,7 @@ use heirloom::kho::PageSize;
 use heirloom::kho::{Pfn, PhysAddr, Run};
 use heirloom_cli::look;
 use heirloom_collections::Pool;
+use rustix::fs::{FallocateFlags, fallocate};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::containers::{self, Size};
@@ -41,9 +44,18 @@ struct ImageAttack {
 
 /// An image: a file's bytes, and which of them are which memory. Its headers have the addresses of
 /// the first page, at which there is no memory.
+///
+/// An input changes few of its pages: only those are written into the file, and put right before the next.
 struct Image {
     bytes: RefCell<Vec<u8>>,
     sound: Vec<u8>,
+    /// Pages of the file that are not zero when it is sound.
+    written: BTreeSet<usize>,
+    /// Pages of the file that are not as they were.
+    dirty: RefCell<BTreeSet<usize>>,
+    file: OnceCell<File>,
+    /// How much of the file there is.
+    length: Cell<usize>,
     /// Address, offset in the file, bytes.
     stretches: Vec<(u64, u64, u64)>,
     headers: Vec<TableAt>,
@@ -55,8 +67,16 @@ struct Image {
 
 impl Image {
     fn new(sound: Vec<u8>, stretches: Vec<(u64, u64, u64)>, tables: Vec<TableAt>) -> Self {
+        let pages = sound.chunks(PAGE as usize).enumerate();
         Self {
             bytes: RefCell::new(sound.clone()),
+            written: pages
+                .filter(|(_, page)| **page != [0; PAGE as usize][..page.len()])
+                .map(|(n, _)| n)
+                .collect(),
+            dirty: RefCell::default(),
+            file: OnceCell::new(),
+            length: Cell::new(sound.len()),
             sound,
             stretches,
             headers: Vec::new(),
@@ -85,6 +105,73 @@ impl Image {
         });
         found.filter(|(at, _)| *at < self.sound.len())
     }
+
+    /// The file, sound.
+    fn file(&self) -> &File {
+        self.file.get_or_init(|| {
+            let file = memfd();
+            file.set_len(self.sound.len() as u64).expect("a memfd");
+            self.written.iter().for_each(|page| self.put(&file, *page));
+            file
+        })
+    }
+
+    /// Puts a sound page into the file: a hole if it is zero.
+    fn put(&self, file: &File, page: usize) {
+        let sound = &self.sound[span(page, self.sound.len())];
+        let at = page as u64 * PAGE;
+        if self.written.contains(&page) {
+            file.write_all_at(sound, at).expect("a memfd");
+        } else {
+            let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            fallocate(file, hole, at, PAGE).expect("a memfd");
+        }
+    }
+
+    /// Says that the bytes from `at` on, which are in the file, are not as they were.
+    fn soil(&self, at: usize, bytes: usize) {
+        let last = (at + bytes).min(self.sound.len()).saturating_sub(1);
+        self.dirty.borrow_mut().extend(at / PAGE as usize..=last / PAGE as usize);
+    }
+
+    /// Makes it sound again.
+    fn clean(&self) {
+        let (file, length, all) = (self.file(), self.length.get(), self.sound.len());
+        let mut dirty = self.dirty.take();
+        if length < all {
+            file.set_len(all as u64).expect("a memfd");
+            self.length.set(all);
+        }
+        let mut bytes = self.bytes.borrow_mut();
+        for page in &dirty {
+            bytes[span(*page, all)].copy_from_slice(&self.sound[span(*page, all)]);
+        }
+        // What was cut off comes back as holes.
+        dirty.extend(self.written.range(length / PAGE as usize..));
+        for page in dirty {
+            self.put(file, page);
+        }
+    }
+
+    /// Brings the file to the bytes as they are, cut to `length`.
+    fn store(&self, length: usize) -> &File {
+        let (file, bytes) = (self.file(), self.bytes.borrow());
+        for page in &*self.dirty.borrow() {
+            let page = span(*page, bytes.len());
+            file.write_all_at(&bytes[page.clone()], page.start as u64).expect("a memfd");
+        }
+        if length < bytes.len() {
+            self.length.set(length);
+            file.set_len(length as u64).expect("a memfd");
+        }
+        file
+    }
+}
+
+/// The bytes of a page, of so many.
+fn span(page: usize, bytes: usize) -> Range<usize> {
+    let at = page * PAGE as usize;
+    at..(at + PAGE as usize).min(bytes)
 }
 
 impl Bytes for Image {
@@ -96,6 +183,9 @@ impl Bytes for Image {
 
     fn write(&self, addr: PhysAddr, from: &[u8]) {
         let Some((at, room)) = self.offset(addr) else { return };
+        if !from.is_empty() {
+            self.soil(at, room.min(from.len()));
+        }
         let mut bytes = self.bytes.borrow_mut();
         for (to, from) in bytes.iter_mut().skip(at).take(room).zip(from) {
             *to = *from;
@@ -268,7 +358,7 @@ const HELD: Size = Size { frames: 512, entries: 1500, elements: 2500, records: 1
 /// If it does neither.
 pub fn image(data: &[u8]) {
     thread_local! {
-        static IMAGES: (Vec<Image>, File) = (images(), memfd());
+        static IMAGES: Vec<Image> = images();
     }
     attack(data, &IMAGES);
 }
@@ -279,7 +369,7 @@ pub fn image(data: &[u8]) {
 /// If the program ends with neither a verdict nor a reason why it has none.
 pub fn loans(data: &[u8]) {
     thread_local! {
-        static IMAGES: (Vec<Image>, File) = (vec![lent()], memfd());
+        static IMAGES: Vec<Image> = vec![lent()];
     }
     attack(data, &IMAGES);
 }
@@ -290,7 +380,7 @@ pub fn loans(data: &[u8]) {
 /// If it ends with neither a verdict nor a reason why it has none.
 pub fn held_containers(data: &[u8]) {
     thread_local! {
-        static IMAGES: (Vec<Image>, File) = (vec![held()], memfd());
+        static IMAGES: Vec<Image> = vec![held()];
     }
     attack(data, &IMAGES);
 }
@@ -301,7 +391,7 @@ pub fn held_containers(data: &[u8]) {
 /// If the program ends with neither a verdict nor a reason why it has none.
 pub fn dumps(data: &[u8]) {
     thread_local! {
-        static IMAGES: (Vec<Image>, File) = (other_formats(), memfd());
+        static IMAGES: Vec<Image> = other_formats();
     }
     attack(data, &IMAGES);
 }
@@ -317,21 +407,23 @@ pub fn kernels(data: &[u8]) {
     }
 }
 
-fn attack(data: &[u8], images: &'static LocalKey<(Vec<Image>, File)>) {
+fn attack(data: &[u8], images: &'static LocalKey<Vec<Image>>) {
     let Ok(attack) = ImageAttack::arbitrary_take_rest(Unstructured::new(data)) else { return };
-    images.with(|(images, file)| {
+    images.with(|images| {
         let image = &images[usize::from(attack.which) % images.len()];
-        image.bytes.borrow_mut().copy_from_slice(&image.sound);
+        // As the last input left it, one that failed too.
+        image.clean();
         let tables = if attack.headers { &image.headers } else { &image.tables };
         let end = image.stretches.iter().map(|(start, _, bytes)| start + bytes).max();
         let subject = Subject::new(image, tables, &[], PhysAddr::new(end.unwrap_or(0)));
         attack.steps.iter().for_each(|step| subject.apply(step));
         if attack.mend {
             mend_arena(&mut image.bytes.borrow_mut());
+            image.soil(0, PAGE as usize);
         }
-        let bytes = image.bytes.borrow();
-        let length = attack.cut.map_or(bytes.len(), |cut| cut as usize % (bytes.len() + 1));
-        file.set_len(0).and_then(|()| file.write_all_at(&bytes[..length], 0)).expect("a memfd");
+        let all = image.sound.len();
+        let length = attack.cut.map_or(all, |cut| cut as usize % (all + 1));
+        let file = image.store(length);
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let base = attack.base.or(image.base);
         let untouched = attack.steps.is_empty() && attack.cut.is_none() && attack.base.is_none();
@@ -376,6 +468,39 @@ mod tests {
     use heirloom_collections::internal::kind;
 
     use super::*;
+
+    #[test]
+    fn an_input_leaves_nothing_to_the_next() {
+        for image in images().into_iter().chain([lent(), held()]).chain(other_formats()) {
+            let all = image.sound.len();
+            let read = || {
+                let mut bytes = vec![0; image.file().metadata().unwrap().len() as usize];
+                image.file().read_exact_at(&mut bytes, 0).unwrap();
+                bytes
+            };
+            assert!(read() == image.sound);
+            // Bytes at the borders of pages, where there was something and where there was nothing.
+            for (n, (start, offset, bytes)) in image.stretches.clone().into_iter().enumerate() {
+                for at in [0, 4091, bytes / 2, bytes.saturating_sub(9)] {
+                    image.write(PhysAddr::new(start + at), &[0xa5; 9]);
+                }
+                assert_ne!(image.word(PhysAddr::new(start)), 0, "{n} {offset}");
+            }
+            let changed = image.bytes.borrow().clone();
+            assert!(changed != image.sound);
+            image.store(all);
+            assert!(read() == changed);
+            image.clean();
+            assert!(read() == image.sound && *image.bytes.borrow() == image.sound);
+            for length in [0, 1, all / 3, all - 1] {
+                image.write(PhysAddr::new(image.stretches[0].0), &[0x5a]);
+                image.store(length);
+                assert!(read() == image.bytes.borrow()[..length]);
+                image.clean();
+                assert!(read() == image.sound && *image.bytes.borrow() == image.sound);
+            }
+        }
+    }
 
     #[test]
     fn containers_are_listed_whole_and_have_of_each_part_more_than_one() {

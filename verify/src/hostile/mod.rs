@@ -6,6 +6,7 @@
 
 mod boot;
 mod containers;
+mod copied;
 #[cfg(feature = "image")]
 mod dumps;
 #[cfg(feature = "image")]
