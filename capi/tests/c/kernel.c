@@ -451,6 +451,15 @@ static void lends(void)
 
 	CHECK(heirloom_publish(h, "large", large, sizeof(large)) == 0 && lent == 1 << 20);
 	CHECK(heirloom_unpublish(h, "large") == 0);
+
+	/* For what no machine has none is asked for, and nothing is taken. */
+	struct heirloom_cache_spec spec = { .name = "reserved", .size = 4000 };
+	struct heirloom_cache *cache = heirloom_cache_create(h, &spec);
+	struct heirloom_reservation reservation;
+
+	CHECK(cache);
+	FAILS(HEIRLOOM_ERROR_OUT_OF_MEMORY, heirloom_cache_reserve(cache, SIZE_MAX, &reservation));
+	CHECK(lent == 1 << 20);
 	while (count < MOST && (kept[count] = heirloom_alloc(h, 10000)))
 		memset(kept[count], count + 1, 10000), count++;
 	CHECK(heirloom_last_error() == HEIRLOOM_ERROR_OUT_OF_MEMORY || heirloom_last_error() == HEIRLOOM_ERROR_NO_RUN);
