@@ -1670,7 +1670,7 @@ int heirloom_class(size_t bytes);
  */
 void *heirloom_pinned_alloc_class(struct heirloom *h,
                                   int cpu,
-                                  int class_);
+                                  size_t class_);
 
 /**
  * Frees a buffer, or an object of any cache, as heirloom_free() does, if this CPU has room for it at hand: see

@@ -303,13 +303,12 @@ pub extern "C" fn heirloom_class(bytes: usize) -> c_int {
 pub unsafe extern "C" fn heirloom_pinned_alloc_class(
     h: *mut heirloom,
     cpu: c_int,
-    class: c_int,
+    class: usize,
 ) -> *mut c_void {
     // SAFETY: the caller's promise.
     let slabs = unsafe { &*h }.kernel.slabs();
     // SAFETY: pinned to this CPU, and a class (contract).
-    let buffer =
-        unsafe { slabs.alloc_of_class_on(CpuId(cpu.cast_unsigned()), class.cast_unsigned()) };
+    let buffer = unsafe { slabs.alloc_of_class_on(CpuId(cpu.cast_unsigned()), class) };
     buffer.map_or(core::ptr::null_mut(), |buffer| buffer.as_ptr().cast())
 }
 

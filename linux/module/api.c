@@ -110,7 +110,7 @@ void *__hl_kmalloc(size_t size, gfp_t gfp)
 EXPORT_SYMBOL_GPL(__hl_kmalloc);
 
 /* What hl_kmalloc() does for a size whose class is known at compile time. */
-void *__hl_kmalloc_class(int class, size_t size, gfp_t gfp)
+void *__hl_kmalloc_class(size_t class, size_t size, gfp_t gfp)
 {
 	if (likely(hl_pin())) {
 		void *ptr = heirloom_pinned_alloc_class(hl_instance, smp_processor_id(), class);

@@ -11,7 +11,8 @@ use heirloom_folio::{CpuId, Machine};
 
 use crate::buffer::AllocOptions;
 use crate::cache::Cache;
-use crate::class::Class;
+use crate::class::{CACHES, Class};
+use crate::registry::CacheNumber;
 use crate::slabs::Slabs;
 
 impl<M: Machine> Slabs<M> {
@@ -42,8 +43,8 @@ impl<M: Machine> Slabs<M> {
 
     /// Returns the number of the size class that a small buffer is of, for [`Slabs::alloc_of_class_on`].
     #[doc(hidden)]
-    pub fn class_of(layout: Layout) -> Option<u32> {
-        Class::of(layout).map(Class::index)
+    pub fn class_of(layout: Layout) -> Option<usize> {
+        Class::of(layout).map(|class| class.number(false))
     }
 
     /// Does what [`Slabs::alloc_on`] does, for a buffer of a class.
@@ -53,9 +54,12 @@ impl<M: Machine> Slabs<M> {
     #[doc(hidden)]
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "two dozen instructions: a call costs half as much")]
-    pub unsafe fn alloc_of_class_on(&self, cpu: CpuId, class: u32) -> Option<NonNull<u8>> {
+    pub unsafe fn alloc_of_class_on(&self, cpu: CpuId, class: usize) -> Option<NonNull<u8>> {
+        // SAFETY: the number of a class's cache (contract), of which there are no more.
+        unsafe { core::hint::assert_unchecked(class < CACHES) };
+        let inner = self.registry.of_class(CacheNumber::of_class(class))?;
         // SAFETY: the caller's promise.
-        unsafe { self.existing_class(Class::at(class), false)?.alloc_on(cpu) }
+        unsafe { Cache { slabs: self, inner }.alloc_on(cpu) }
     }
 
     /// Allocates a large buffer that is one block. `None`, with nothing done: [`Slabs::alloc`] is asked.

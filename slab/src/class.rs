@@ -96,24 +96,6 @@ impl Class {
         Self(EVEN + 4 * u32_to_usize(log2 - EVEN_SHIFT) + quarter - 4)
     }
 
-    /// Returns its number among the classes.
-    #[inline]
-    pub(crate) const fn index(self) -> u32 {
-        usize_to_u32(self.0)
-    }
-
-    /// Returns the class of this number.
-    ///
-    /// # Safety
-    /// [`Class::index`] returned it.
-    #[inline]
-    pub(crate) const unsafe fn at(index: u32) -> Self {
-        let index = u32_to_usize(index);
-        // SAFETY: the caller's promise: there are no more.
-        unsafe { core::hint::assert_unchecked(index < COUNT) };
-        Self(index)
-    }
-
     /// Returns the number of one of its two caches: below [`CACHES`].
     #[inline]
     pub(crate) const fn number(self, preserving: bool) -> usize {

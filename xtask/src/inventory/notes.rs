@@ -77,11 +77,6 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     (SLAB, "early", "bytes of a static, each handed out once"),
     (SLAB, "global", "Rust's allocator traits, whose contracts are handed on"),
     (SLAB, "at_hand", "what a caller that is pinned, or owns what it frees, promises, passed on"),
-    (
-        SLAB,
-        "class",
-        "that a number is one of the classes', as a caller that found it beforehand promises",
-    ),
     (SLAB, "reservation", "the chambers of magazines that were taken home"),
     (SLAB, "header", "a slab's header, state bytes, words and objects, by their offsets"),
     (SLAB, "adopt_slab", "a predecessor's slab made one of ours"),

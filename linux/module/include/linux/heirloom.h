@@ -37,12 +37,12 @@ static __always_inline int hl_class(size_t size)
 	if (!fit || fit > PAGE_SIZE - PAGE_SIZE / 8)
 		return -1;
 	if (fit <= 128)
-		return fit / 16;
-	return 4 * ilog2(fit - 1) + ((fit - 1) >> (ilog2(fit - 1) - 2)) - 23;
+		return fit / 8;
+	return 8 * ilog2(fit - 1) + 2 * ((fit - 1) >> (ilog2(fit - 1) - 2)) - 46;
 }
 
 void *__hl_kmalloc(size_t size, gfp_t gfp);
-void *__hl_kmalloc_class(int class, size_t size, gfp_t gfp);
+void *__hl_kmalloc_class(size_t class, size_t size, gfp_t gfp);
 
 /**
  * hl_kmalloc() - allocate memory that can be preserved
