@@ -132,15 +132,25 @@ impl<'p, M: Machine> Buckets<'p, M> {
         Ok(Some(unsafe { Segment::at(ptr) }))
     }
 
-    /// Forgets what this kernel knows of all segments.
+    /// Forgets what this kernel knows of segments, from number `keep` on.
     ///
     /// # Safety
-    /// No bucket that was returned before is used again.
-    pub(crate) unsafe fn forget(&self) {
-        self.body.parts.drain(|index| {
+    /// No bucket of theirs that was returned before is used again.
+    pub(crate) unsafe fn forget(&self, keep: u64) {
+        self.body.parts.drain(u64_to_usize(keep), |index| {
             // SAFETY: noted by `find_segment`, and no longer; nothing uses it (contract).
             unsafe { Index::give_back(self.body.pool.slabs(), index.cast()) };
         });
+    }
+
+    /// Frees the segments from number `keep` on, and the pages of the directory that lead to none.
+    ///
+    /// # Safety
+    /// All their lines hold zeroes. No bucket of theirs that was returned before is used again, nor does a reader look at one.
+    pub(crate) unsafe fn trim(&self, keep: u64) -> Result<(), Error> {
+        // SAFETY: the caller's promise.
+        unsafe { self.forget(keep) };
+        self.body.trim(keep, kind::SEGMENT)
     }
 
     /// Returns the first line of a bucket; `None` if there is no segment for it.

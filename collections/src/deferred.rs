@@ -190,6 +190,8 @@ pub(crate) struct Later<'m> {
     /// How many of its words in the head name an object, and how many in its first line of more, once those do.
     used: usize,
     in_line: usize,
+    /// Whether there is more in the open set than the head names: what goes once it is freed.
+    more: bool,
     /// Whether the other set waits, and for what.
     waits: bool,
     grace: Grace,
@@ -201,7 +203,16 @@ impl<'m> Later<'m> {
     /// Returns what has nothing to free: both sets are empty.
     pub(crate) fn new(readers: &'m Readers) -> Self {
         let grace = Grace::default();
-        Self { readers, open: Set(0), used: 0, in_line: 0, waits: false, grace, wait: None }
+        Self {
+            readers,
+            open: Set(0),
+            used: 0,
+            in_line: 0,
+            more: false,
+            waits: false,
+            grace,
+            wait: None,
+        }
     }
 
     /// Has it wait for readers where memory is full.
@@ -247,9 +258,14 @@ impl<'m> Later<'m> {
         Ok(())
     }
 
+    /// Has [`Later::reclaim`] return `true` only once all readers have left that are in now.
+    pub(crate) const fn wait_for_all(&mut self) {
+        self.more = true;
+    }
+
     /// Returns whether there is anything to free.
     pub(crate) const fn holds(&self) -> bool {
-        self.used > 0 || self.waits
+        self.used > 0 || self.more || self.waits
     }
 
     /// Frees what no reader can look at any more, without waiting for any. Returns whether nothing is left.
@@ -263,9 +279,10 @@ impl<'m> Later<'m> {
                 unsafe { self.open.other().free(body) }?;
                 self.waits = false;
             }
-            if self.used == 0 {
+            if self.used == 0 && !self.more {
                 return Ok(true);
             }
+            self.more = false;
             self.open = self.open.other();
             (self.used, self.in_line, self.waits) = (0, 0, true);
             self.grace = Grace::begin(self.readers);

@@ -11,7 +11,7 @@
 //!
 //! | container | what it is | what happens at one store |
 //! |---|---|---|
-//! | [`Map`] | hash map of byte strings, which it owns | insertion, replacement, removal |
+//! | [`Map`] | hash map of byte strings, which it owns | insertion, replacement, removal, clearing |
 //! | [`Vec`] | vector of plain bytes in chunks that never move | push, pop, replacement, truncation |
 //! | [`Log`] | records appended at the end, read and removed at the front | append, removal |
 //!
@@ -178,7 +178,7 @@ pub mod internal {
     pub use crate::line::{LINES, LINKS};
     pub use crate::link::{Link, UNIT};
     pub use crate::log::{FIRST, HEADER as LOG_HEADER, KIND as LOG, LAST};
-    pub use crate::map::KIND as MAP;
+    pub use crate::map::{CLEARED as MAP_CLEARED, KIND as MAP};
     pub use crate::object::kind;
     pub use crate::pool::HEADS;
     pub use crate::vec::{HEADER as CHUNK_HEADER, KIND as VEC, REPLACED};

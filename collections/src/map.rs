@@ -17,13 +17,15 @@ use crate::error::{Error, Field};
 use crate::hasher::{Hash, Xxh3};
 use crate::head::at;
 use crate::link::Link;
-use crate::object::kind;
 use crate::pool::Pool;
 use crate::readers::Noted;
 use crate::retire::{Now, Place, Retire};
 
 /// What a map's head begins with: kind and version.
 pub const KIND: u64 = u64::from_le_bytes(*b"hl-map\0\x02");
+/// What the head of a map begins with while it is [cleared](Map::clear): it has no entry, whatever is linked still. A build that does
+/// not know this word refuses the map, rather than find some of what was there.
+pub const CLEARED: u64 = u64::from_le_bytes(*b"hl-map\xff\x02");
 /// Entries for each bucket, above which a bucket is added.
 const LOAD: u64 = 5;
 
@@ -90,7 +92,7 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
     }
 
     /// Opens the map of a handle that the predecessor left, and undoes what an operation had begun that did not happen: what it
-    /// had allocated is freed. Costs the same however many entries there are.
+    /// had allocated is freed. Costs the same however many entries there are, but where a [clear](Map::clear) is to be brought to its end.
     ///
     /// # Errors
     /// [`Error::Handle`], [`Error::Slab`]: no handle of a container, or one that was opened in this kernel before; out of memory.
@@ -98,8 +100,13 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
     /// more memory, and is told with what is unclaimed. [`Error::Damaged`]: what was left is not sound. The head is claimed then, and
     /// what it leads to stays as it is.
     pub fn open(pool: &'p Pool<'p, M>, handle: Handle) -> Result<Self, Error> {
-        let words = [(at::KIND, Field::Kind, KIND), (at::HASH, Field::Hash, H::NAME)];
-        let body = Body::open(pool, handle, &words)?;
+        let words = |kind| [(at::KIND, Field::Kind, kind), (at::HASH, Field::Hash, H::NAME)];
+        let body = match Body::open(pool, handle, &words(KIND)) {
+            Err(Error::Mismatch { field: Field::Kind, found: CLEARED, .. }) => {
+                Body::open(pool, handle, &words(CLEARED))
+            }
+            body => body,
+        }?;
         // SAFETY: the value that had a copy of the body was dropped with the error, and this one is not used again.
         Self::opened(body).map_err(|error| unsafe { body.not_opened(error) })
     }
@@ -110,15 +117,15 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
         let buckets = Buckets { body };
         let count = buckets.count().min(MAX_BUCKETS);
         let mask = mask_of(count);
-        let map = Self { buckets, readers: None, count, mask, seed, hash: PhantomData };
+        let mut map = Self { buckets, readers: None, count, mask, seed, hash: PhantomData };
         body.expect(Field::Size, MIN_BUCKETS..=MAX_BUCKETS, body.head.get(at::SIZE))?;
         map.recover()?;
         Ok(map)
     }
 
     /// Brings to an end what the predecessor had begun, or undoes it.
-    fn recover(&self) -> Result<(), Error> {
-        let (buckets, head) = (&self.buckets, self.buckets.body.head);
+    fn recover(&mut self) -> Result<(), Error> {
+        let (buckets, head) = (self.buckets, self.buckets.body.head);
         buckets.body.recover(|word, link, object| {
             let linked = buckets.is_linked(link, object)?;
             // SAFETY: in use, and this map's.
@@ -136,7 +143,7 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
         if n > MIN_BUCKETS {
             buckets.tidy(parent_of(n - 1))?;
         }
-        Ok(())
+        if head.get(at::KIND) == CLEARED { self.clear() } else { Ok(()) }
     }
 
     /// Returns the sixteen bytes by which a successor opens the map.
@@ -231,7 +238,7 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
         let new = NewEntry { owner: buckets.body.owner(), hash: low_u32(hash), key, value, mark };
         let class = new.class()?;
         if self.is_empty() {
-            buckets.make_room(0)?;
+            self.make_first_room(retire)?;
         }
         let (bucket, there) = self.find(hash, key)?;
         let (word, len, place) = match &there {
@@ -447,24 +454,90 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
         Ok(())
     }
 
-    /// Removes all entries, one after the other, and then the buckets.
+    /// Makes room for the first entry, where a clear that was refused is brought to its end: what is inserted stays.
+    #[cold]
+    fn make_first_room<R: Retire>(&mut self, retire: &mut R) -> Result<(), Error> {
+        if self.buckets.body.head.get(at::KIND) == CLEARED {
+            self.clear_by(retire)?;
+        }
+        self.buckets.make_room(0)
+    }
+
+    /// Removes all entries at one store, and gives back their memory and the buckets'. A successor finds all of them, or none: then it
+    /// frees what is left, as it [opens](Map::open) the map.
     ///
     /// # Errors
-    /// As for [`Map::retain`].
+    /// As for [`Map::get`]. The map is empty if it was refused behind that store; what is left in memory is freed by the next call, the
+    /// next insertion, or a successor.
+    ///
+    /// # Examples
+    /// ```
+    /// use heirloom_collections::{Map, Pool};
+    /// use heirloom_folio::harness::Ram;
+    /// use heirloom_slab::Slabs;
+    ///
+    /// let slabs = Slabs::new(Ram::memory(&Ram::frames(1024))?)?;
+    /// let pool = Pool::open(&slabs)?;
+    /// let mut map = Map::<_>::create(&pool, 0x5eed)?;
+    /// map.insert(b"key", b"value")?;
+    /// map.clear()?;
+    /// assert!(map.is_empty() && map.get(b"key")?.is_none());
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
     pub fn clear(&mut self) -> Result<(), Error> {
-        self.retain(|_| false)?;
-        let buckets = self.buckets;
-        for bucket in 0..buckets.count() {
-            if let Some(bucket) = buckets.unchecked(bucket)? {
-                buckets.drop_lines(bucket, &mut Now)?;
+        let cleared = self.clear_by(&mut Now);
+        if cleared.is_err() && self.is_empty() {
+            // What is linked still is found by no look at a bucket that is not known, as there is no entry.
+            // SAFETY: the map is borrowed alone: no bucket that was returned before is used again.
+            unsafe { self.buckets.forget(0) };
+        }
+        cleared
+    }
+
+    /// Removes all entries at one store, and frees them as `retire` does; and the buckets, if there are no readers.
+    pub(crate) fn clear_by<R: Retire>(&mut self, retire: &mut R) -> Result<(), Error> {
+        let (buckets, head) = (self.buckets, self.buckets.body.head);
+        // (What a split had begun when it was refused.)
+        buckets.strip(buckets.count())?;
+        // Here it happens.
+        head.set(at::KIND, CLEARED);
+        head.set(at::LEN, 0);
+        for number in 0..buckets.count() {
+            // (A predecessor may have freed segments.)
+            if buckets.line(number)?.is_some() {
+                self.empty(retire, buckets.bucket(number)?)?;
             }
         }
-        // SAFETY: no bucket is used from here on.
-        unsafe { buckets.forget() };
         // All lines hold zeroes by now, as those beyond the last bucket do.
-        buckets.body.head.set(at::SIZE, MIN_BUCKETS);
+        head.set(at::SIZE, MIN_BUCKETS);
         self.recount();
-        buckets.body.trim(0, kind::SEGMENT)
+        if !R::SHARED {
+            // SAFETY: the map is borrowed alone, and no bucket is used from here on.
+            unsafe { buckets.trim(0) }?;
+        }
+        head.set(at::KIND, KIND);
+        Ok(())
+    }
+
+    /// Unlinks the entries and lines of a bucket of a map that is being cleared.
+    fn empty<R: Retire>(&self, retire: &mut R, bucket: Bucket<'p>) -> Result<(), Error> {
+        let (buckets, head) = (self.buckets, self.buckets.body.head);
+        for line in buckets.lines(bucket) {
+            for word in line?.links() {
+                let link = Link::from_bits(word.get());
+                if link.is_none() {
+                    continue;
+                }
+                let entry = buckets.own_entry(link, bucket)?;
+                let place = self.reserve(retire, bucket, &Found { word, link, entry })?;
+                head.set(at::OLD, link.bits());
+                bucket.set(word, Link::NONE);
+                // SAFETY: found in the map just now, and unlinked; the place was reserved for it.
+                unsafe { retire.retire(&buckets.body, place, link, entry.object()) }?;
+                head.set(at::OLD, 0);
+            }
+        }
+        buckets.drop_lines(bucket, retire)
     }
 
     /// Frees the map.
@@ -487,7 +560,7 @@ impl<M: Machine, H: Hash> Drop for Map<'_, M, H> {
         let _ = deferred::end_split(&self.buckets.body, &mut self.readers);
         // SAFETY: the value's own, which ends, and all buckets with it.
         unsafe {
-            self.buckets.forget();
+            self.buckets.forget(0);
             self.buckets.body.close();
         }
     }

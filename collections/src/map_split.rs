@@ -21,6 +21,7 @@ use crate::entry::Entry;
 use crate::error::Error;
 use crate::hasher::{Hash, Xxh3};
 use crate::head::at;
+use crate::line::LINES;
 use crate::link::Link;
 use crate::map::Map;
 use crate::readers::{Inside, Readers};
@@ -70,7 +71,7 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
         // SAFETY: the writer keeps the map borrowed, and neither splits it again nor ends it.
         let readers = unsafe { deferred::begin_split(&buckets.body, &mut self.readers) }?;
         let reader = MapReader { buckets, seed, readers, slot: readers.join(), hash: PhantomData };
-        Ok((MapWriter { map: self, later: Later::new(readers) }, reader))
+        Ok((MapWriter { map: self, later: Later::new(readers), trims: false }, reader))
     }
 }
 
@@ -83,6 +84,8 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
 pub struct MapWriter<'m, 'p, M: Machine, H: Hash = Xxh3> {
     map: &'m mut Map<'p, M, H>,
     later: Later<'m>,
+    /// Whether there may be segments beyond the last bucket, which readers may look at.
+    trims: bool,
 }
 
 impl<M: Machine, H: Hash> fmt::Debug for MapWriter<'_, '_, M, H> {
@@ -147,6 +150,24 @@ impl<'p, M: Machine, H: Hash> MapWriter<'_, 'p, M, H> {
         self.later.make_room(&self.map.buckets.body)
     }
 
+    /// Removes all entries at one store, as [`Map::clear`] does. A reader beside it may find an entry until the call has come to it,
+    /// and what it has found stays as it is until its visit ends.
+    ///
+    /// Memory is given back once readers have left: when the call returns, if none is in or the writer [waits](MapWriter::wait_by).
+    /// Otherwise that of the entries is by later calls, and that of the buckets by [`MapWriter::reclaim`], or it is used for the buckets
+    /// that come.
+    ///
+    /// # Errors
+    /// As for [`MapWriter::remove`]; but [`MapReader::len`] says whether it has happened. If it has, what is left is freed by the next
+    /// call, the next insertion, or a successor; readers may find it until then.
+    pub fn clear(&mut self) -> Result<(), Error> {
+        self.map.clear_by(&mut self.later)?;
+        self.later.wait_for_all();
+        self.trims = true;
+        self.later.make_room(&self.map.buckets.body)?;
+        self.reclaim().map(drop)
+    }
+
     /// Removes an entry to make room for another, as [`Map::evict`] does. There is room once readers have left:
     /// when the call returns, if the writer [waits](MapWriter::wait_by).
     ///
@@ -169,7 +190,13 @@ impl<'p, M: Machine, H: Hash> MapWriter<'_, 'p, M, H> {
     /// # Errors
     /// [`Error::Slab`]: where nothing can be waited for. What is left can be freed later.
     pub fn reclaim(&mut self) -> Result<bool, Error> {
-        self.later.reclaim(&self.map.buckets.body)
+        let buckets = self.map.buckets;
+        let is_done = self.later.reclaim(&buckets.body)?;
+        if is_done && core::mem::take(&mut self.trims) {
+            // SAFETY: lines beyond the last bucket hold zeroes. Readers that saw more buckets have left, and the writer keeps none.
+            unsafe { buckets.trim((buckets.count() - 1) / LINES + 1) }?;
+        }
+        Ok(is_done)
     }
 }
 

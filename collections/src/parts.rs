@@ -103,13 +103,15 @@ impl Parts {
         }
     }
 
-    /// Calls `each` with every part that is noted, and notes it no longer.
-    pub(crate) fn drain(self, mut each: impl FnMut(NonNull<u8>)) {
+    /// Calls `each` with every part that is noted, from number `first` on, and notes it no longer.
+    pub(crate) fn drain(self, first: usize, mut each: impl FnMut(NonNull<u8>)) {
+        let mut skip = first % PAGE;
         // SAFETY: as in `get`.
-        for page in unsafe { self.0.as_ref() } {
+        for page in unsafe { self.0.as_ref() }.iter().skip(first / PAGE) {
+            let skipped = core::mem::take(&mut skip);
             let Some(page) = NonNull::new(page.load(Acquire)) else { continue };
             // SAFETY: as in `get`.
-            for slot in unsafe { page.as_ref() } {
+            for slot in unsafe { page.as_ref() }.iter().skip(skipped) {
                 if let Some(part) = NonNull::new(slot.load(Acquire)) {
                     // Release pairs with the Acquire in `get`.
                     slot.store(null_mut(), Release);

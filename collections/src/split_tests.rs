@@ -345,6 +345,126 @@ fn more_readers_than_there_are_words_share_them() {
     assert_eq!(in_use(&slabs), before - 1);
 }
 
+#[test]
+fn what_is_cleared_stays_for_the_readers_of_that_time_and_no_others() {
+    let count = if cfg!(miri) { 90 } else { 1400 };
+    let slabs = boot(FRAMES);
+    let pool = Pool::open(&slabs).unwrap();
+    let mut map = Map::<_>::create(&pool, 7).unwrap();
+    (0..count).for_each(|n| assert!(!map.insert(&key(n), &value(n, n)).unwrap()));
+    let before = in_use(&slabs);
+    let (mut writer, reader) = map.split().unwrap();
+    let visit = reader.enter();
+    let entries: StdVec<_> = (0..count).map(|n| visit.get(&key(n)).unwrap().unwrap()).collect();
+    writer.clear().unwrap();
+    assert!(reader.is_empty() && (0..count).all(|n| reader.get(&key(n)).unwrap().is_none()));
+    visit.for_each(|entry| panic!("{entry:?} is gone")).unwrap();
+    assert!(in_use(&slabs) >= before, "all of them are there");
+    for (n, entry) in (0..count).zip(&entries) {
+        assert!(entry.key() == key(n) && is_value(n, entry.value()));
+    }
+    // It goes on, with the buckets that are left.
+    assert!(!writer.insert(&key(0), b"new").unwrap() && !writer.reclaim().unwrap());
+    drop(visit);
+    assert!(writer.reclaim().unwrap());
+    assert_eq!((in_use(&slabs), reader.len()), (2, 1), "a segment and an entry");
+    (1..count).for_each(|n| assert!(!writer.insert(&key(n), &value(n, n)).unwrap()));
+    assert!(writer.reclaim().unwrap());
+    assert_eq!(in_use(&slabs), before);
+    drop(writer);
+    map.destroy().unwrap();
+    assert_eq!(in_use(&slabs), 0);
+}
+
+#[test]
+fn readers_beside_a_writer_that_clears_find_what_is_whole() {
+    let slabs = boot(FRAMES);
+    let pool = Pool::open(&slabs).unwrap();
+    let mut map = Map::<_>::create(&pool, 7).unwrap();
+    let (many, rounds) = (5 * MANY, if cfg!(miri) { 2 } else { 12 });
+    let (done, found) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (mut writer, reader) = map.split().unwrap();
+    thread::scope(|scope| {
+        for seed in 0..2 {
+            let (reader, done, found) = (reader.clone(), &done, &found);
+            scope.spawn(move || {
+                let mut dice = Dice(0x5eed_0070 + seed);
+                while !done.load(Ordering::Relaxed) {
+                    let visit = reader.enter();
+                    for _ in 0..20 {
+                        let n = dice.below(many);
+                        if let Some(entry) = visit.get(&key(n)).unwrap() {
+                            assert!(entry.key() == key(n) && is_value(n, entry.value()));
+                            found.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                    visit
+                        .for_each(|entry| {
+                            let n = u64::from_le_bytes(entry.key().try_into().unwrap());
+                            assert!(is_value(n, entry.value()), "key {n} is whole");
+                        })
+                        .unwrap();
+                }
+            });
+        }
+        for round in 0..rounds {
+            for n in 0..many {
+                assert!(!writer.insert(&key(n), &value(n, n + round)).unwrap(), "it was cleared");
+            }
+            writer.clear().unwrap();
+            assert!(reader.is_empty() && reader.get(&key(round)).unwrap().is_none());
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    std::println!("{found:?} found beside {rounds} rounds");
+    assert!(writer.reclaim().unwrap());
+    assert_eq!(in_use(&slabs), 1);
+    drop(writer);
+    map.destroy().unwrap();
+    assert_eq!(in_use(&slabs), 0);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "hundreds of entries")]
+fn a_clear_without_memory_to_name_what_goes_has_happened() {
+    let slabs = boot(FRAMES);
+    let pool = Pool::open(&slabs).unwrap();
+    let mut map = Map::<_>::create(&pool, 7).unwrap();
+    let handle = map.handle();
+    (0..40).for_each(|n| assert!(!map.insert(&key(n), b"value").unwrap()));
+    let (mut writer, reader) = map.split().unwrap();
+    let visit = reader.enter();
+    let entry = visit.get(&key(7)).unwrap().unwrap();
+    let rest = Rest::take(&slabs);
+    // Both sets of the head are full, and there is no line for more.
+    let refused = writer.clear().unwrap_err();
+    assert!(refused.is_out_of_memory() && reader.is_empty() && entry.value() == b"value");
+    assert!(!writer.remove(&key(39)).unwrap());
+    drop(rest);
+    let successor = |expected: StdVec<u64>| {
+        let next = stop(&slabs, FRAMES).revive();
+        let pool = Pool::open(&next).unwrap();
+        let map = Map::<_>::open(&pool, handle).unwrap();
+        let mut found = StdVec::new();
+        map.for_each(|entry| found.push(u64::from_le_bytes(entry.key().try_into().unwrap())))
+            .unwrap();
+        assert_eq!(found, expected);
+        map.destroy().unwrap();
+        assert_eq!(in_use(&next), 0);
+    };
+    successor(std::vec![]);
+    // The next insertion brings it to its end.
+    assert!(!writer.insert(&key(1), b"new").unwrap());
+    successor(std::vec![1]);
+    assert!((2..40).all(|n| reader.get(&key(n)).unwrap().is_none()));
+    drop(visit);
+    assert!(writer.reclaim().unwrap());
+    assert_eq!(in_use(&slabs), 2);
+    drop(writer);
+    map.destroy().unwrap();
+    assert_eq!(in_use(&slabs), 0);
+}
+
 /// The words of a head.
 fn head_word(slabs: &Slabs<Ram>, handle: Handle, word: usize) -> *mut u64 {
     let Ok(Parts::Object { addr, .. }) = handle.parts() else { panic!("{handle:?}") };

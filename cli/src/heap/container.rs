@@ -5,8 +5,8 @@ use std::fmt;
 use anyhow::{Context, Result, bail, ensure};
 use heirloom_collections::internal::{
     CHUNK_HEADER, ENTRY_HEADER, FIRST, HEADS, LAST, LINES, LINKS, LOG, LOG_HEADER, Link, MAP,
-    MAX_BUCKETS, PAGE_LINKS, PREFIX, REPLACED, SEGMENT_BYTES, UNIT, VEC, WORDS, at, bucket_of,
-    kind,
+    MAP_CLEARED, MAX_BUCKETS, PAGE_LINKS, PREFIX, REPLACED, SEGMENT_BYTES, UNIT, VEC, WORDS, at,
+    bucket_of, kind,
 };
 use heirloom_kho::PhysAddr;
 
@@ -98,7 +98,7 @@ impl<'h, 'i> Container<'h, 'i> {
             return None;
         }
         let kind = match heap.word(addr)? {
-            MAP => Kind::Map,
+            MAP | MAP_CLEARED => Kind::Map,
             VEC => Kind::Vec,
             LOG => Kind::Log,
             _ => return None,
@@ -115,8 +115,16 @@ impl<'h, 'i> Container<'h, 'i> {
         self.heap.word(at).with_context(|| format!("the word at {at} is not in the image"))
     }
 
+    /// Whether it is a map that was being cleared: it has no entry, whatever is linked still.
+    fn is_cleared(&self) -> bool {
+        self.word(at::KIND).is_ok_and(|word| word == MAP_CLEARED)
+    }
+
     /// How many entries its head says that there are; of a log it says nothing.
     pub(crate) fn length(&self) -> Option<u64> {
+        if self.is_cleared() {
+            return Some(0);
+        }
         (self.kind != Kind::Log).then(|| self.word(at::LEN).ok())?
     }
 
@@ -218,6 +226,9 @@ impl<'h, 'i> Container<'h, 'i> {
     /// What a kernel left in the middle of a change is passed over, as the next one clears it: what belongs to a bucket that was
     /// added and is in its parent too, and the second word of the link that was being moved within its bucket.
     fn entries(&self, each: &mut dyn FnMut(Entry) -> Result<bool>) -> Result<()> {
+        if self.is_cleared() {
+            return Ok(());
+        }
         let (buckets, moved) =
             (self.word(at::SIZE)?.max(1), Link::from_bits(self.word(at::MOVED)?));
         ensure!(buckets <= MAX_BUCKETS, "{buckets} buckets: there are {MAX_BUCKETS} at most");

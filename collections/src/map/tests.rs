@@ -330,3 +330,71 @@ fn a_page_of_the_directory_is_added_or_not_at_each_store() {
     assert!(map.buckets.body.page_word(0).unwrap().get() != 0);
     assert!(look(true) && stops.get() > 15, "{} stops", stops.get());
 }
+
+/// Clears a map of so many entries, as its owner alone or beside a reader that stays in or leaves, and ends the kernel at one store in
+/// `stride`.
+fn cleared_at_each_store(entries: u64, stride: u64, beside: Option<bool>) {
+    const FRAMES: u64 = 320;
+    let slabs = boot(FRAMES);
+    let pool = Pool::open(&slabs).unwrap();
+    let mut map = Map::<_>::create(&pool, 7).unwrap();
+    let mut model = Model::new();
+    for key in 0..entries {
+        let step = Step::Insert(key.to_string().into_bytes(), vec![1; 8]);
+        step.map(&mut map);
+        step.model(&mut model);
+    }
+    let (handle, after) = (map.handle(), Model::new());
+    let (stores, deaths, happened) = (Cell::new(0), Cell::new(0), Cell::new(0));
+    let each = || {
+        stores.set(stores.get() + 1);
+        // (The first are all looked at.)
+        if stores.get() > 12 && stores.get() % stride != 0 {
+            return;
+        }
+        let now = look(&stop(&slabs, FRAMES).revive(), handle, &model, &after);
+        assert!(now || happened.get() == 0, "it stays happened");
+        if now && happened.replace(happened.get() + 1) % 16 == 0 {
+            let next = stop(&slabs, FRAMES).revive();
+            let pool = Pool::open(&next).unwrap();
+            let again = || {
+                deaths.set(deaths.get() + 1);
+                if deaths.get() % stride == 0 {
+                    assert!(look(&stop(&next, FRAMES).revive(), handle, &model, &after));
+                }
+            };
+            watch::during(&again, || Map::<_>::open(&pool, handle).unwrap());
+        }
+    };
+    if let Some(stays) = beside {
+        let (mut writer, reader) = map.split().unwrap();
+        let visit = stays.then(|| reader.enter());
+        watch::during(&each, || writer.clear().unwrap());
+        assert!(writer.map().is_empty());
+        drop(visit);
+        assert!(writer.reclaim().unwrap());
+        drop(writer);
+        assert_eq!((contents(&map), in_use(&slabs)), (Model::new(), 1), "one segment is left");
+    } else {
+        watch::during(&each, || map.clear().unwrap());
+        assert_eq!((contents(&map), in_use(&slabs)), (Model::new(), 0));
+    }
+    std::println!("{stores:?} stores, {deaths:?} in the middle of opening");
+    assert!(stores.get() > 3 * entries && deaths.get() > entries && happened.get() > 10);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "thousands of openings")]
+fn a_map_is_cleared_or_not_at_each_store() {
+    cleared_at_each_store(84, 3, None);
+    // Two segments.
+    cleared_at_each_store(1400, 331, None);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "thousands of openings")]
+fn a_map_is_cleared_beside_a_reader_or_not_at_each_store() {
+    cleared_at_each_store(84, 3, Some(false));
+    cleared_at_each_store(84, 3, Some(true));
+    cleared_at_each_store(1400, 331, Some(true));
+}

@@ -311,13 +311,15 @@ impl<'h> Store<'h> {
         self.readers.iter().map(MapReader::len).sum()
     }
 
-    /// Takes all items out.
+    /// Takes all items out, and gives back their memory: those of a shard go at once.
     ///
     /// # Errors
-    /// Those of [`Map::retain`].
+    /// Those of [`MapWriter::clear`].
     pub fn clear(&self) -> Result<(), Error> {
+        (0..self.readers.len()).try_for_each(|at| self.write(at).clear())?;
         self.shared.full.store(false, Relaxed);
-        self.retain(|_| false).map(drop)
+        self.shared.pool.slabs().shrink();
+        Ok(())
     }
 }
 
