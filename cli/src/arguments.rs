@@ -1,19 +1,19 @@
 //! What is asked for on the command line.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+mod place;
+mod values;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::builder::{OsStringValueParser, PathBufValueParser, TypedValueParser};
 use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
-use heirloom::service::is_name;
-use heirloom_kho::PageSize;
-use heirloom_kho::PhysAddr;
+use heirloom_kho::{PageSize, PhysAddr};
 
-use crate::image::{Image, Reading};
 use crate::live;
-use crate::survey::Scratch;
+pub(crate) use place::{How, Place, Source};
+use values::{address, listen, number, page_size, picture, raw, times};
 
 /// Look at what a kernel handed over to the next, in an image of the machine's memory.
 #[derive(Debug, Parser)]
@@ -413,191 +413,4 @@ pub(crate) enum Printed {
     List,
     Diff,
     Status,
-}
-
-/// Where a handover is looked for: in an image, or in what runs now.
-#[derive(Clone, Debug, Args)]
-#[allow(clippy::doc_markdown, reason = "what is printed for a person")]
-pub(crate) struct Source {
-    /// The image: an ELF core, a kdump file, a LiME image, an arena, or raw memory; - is standard input
-    #[arg(required_unless_present_any = ["live", "pid"])]
-    image: Option<PathBuf>,
-    /// Look at what this machine's kernel would hand over now; IMAGE is its memory [default: /proc/kcore]
-    #[arg(long, conflicts_with_all = ["pid", "root"])]
-    live: bool,
-    /// Where debugfs is mounted [default: /sys/kernel/debug]
-    #[arg(long, value_name = "DIR", requires = "live")]
-    debugfs: Option<PathBuf>,
-    /// Look at the arena that this process has
-    #[arg(long, value_name = "PID", conflicts_with = "image")]
-    pid: Option<u32>,
-    #[command(flatten)]
-    how: How,
-}
-
-impl Source {
-    /// The image, and where the handover is in it.
-    ///
-    /// # Errors
-    /// What runs now cannot be looked at, with what is missing.
-    pub(crate) fn place(&self) -> Result<Place> {
-        let image = match (&self.image, self.pid) {
-            (Some(image), _) => image.clone(),
-            (None, Some(pid)) => live::arena(pid)?,
-            (None, None) => live::memory()?,
-        };
-        let mut place = self.how.place(image);
-        if self.live {
-            let debugfs = self.debugfs.as_deref().unwrap_or(Path::new(live::DEBUGFS));
-            place.root = Some(live::root(&place.open()?, debugfs)?);
-            place.scratch = place.scratch.or_else(|| live::scratch(debugfs).map(Scratch::Areas));
-        }
-        Ok(place)
-    }
-
-    /// Whether it is what this machine's kernel would hand over now.
-    pub(crate) const fn is_live(&self) -> bool {
-        self.live
-    }
-}
-
-/// Where the handover is in an image, and how that is read.
-#[derive(Clone, Debug, Args)]
-#[allow(clippy::doc_markdown, reason = "what is printed for a person")]
-pub(crate) struct How {
-    /// The address of the root page [default: found by scanning]
-    #[arg(long, value_name = "ADDR", value_parser = address)]
-    root: Option<PhysAddr>,
-    /// The address of the first byte of raw memory
-    #[arg(long, value_name = "ADDR", value_parser = address)]
-    base: Option<PhysAddr>,
-    /// More raw memory: another file, and the address of its first byte
-    #[arg(long, value_name = "FILE@ADDR", allow_hyphen_values = true, value_parser = OsStringValueParser::new().try_map(|text| raw(&text)))]
-    raw: Vec<(PathBuf, u64)>,
-    /// The scratch list, where it is known: its address and its bytes
-    #[arg(long, value_name = "ADDR+BYTES", value_parser = list)]
-    scratch: Option<(PhysAddr, u64)>,
-    /// Take memory that a dump declares and does not contain for zeroes (makedumpfile -d 1)
-    #[arg(long)]
-    zero_excluded: bool,
-    /// The size of the machine's pages: 4k, 16k, 64k [default: as the image says, or as can be read]
-    #[arg(long, value_name = "BYTES", value_parser = page_size)]
-    page_size: Option<PageSize>,
-}
-
-impl How {
-    /// Returns where in `image` the handover is, looked for in the way that these options say.
-    pub(crate) fn place(&self, image: PathBuf) -> Place {
-        let Self { root, base, raw, scratch, zero_excluded, page_size } = self.clone();
-        let scratch = scratch.map(|(list, bytes)| Scratch::List(list, bytes));
-        Place { image, root, base, raw, scratch, zero_excluded, page_size }
-    }
-}
-
-/// An image, and where the handover is in it.
-#[derive(Clone, Debug)]
-pub(crate) struct Place {
-    pub(crate) image: PathBuf,
-    /// The root page, where it is known.
-    pub(crate) root: Option<PhysAddr>,
-    /// Where raw memory starts.
-    pub(crate) base: Option<PhysAddr>,
-    /// More of it.
-    pub(crate) raw: Vec<(PathBuf, u64)>,
-    /// What is known of scratch beside what the handover says.
-    pub(crate) scratch: Option<Scratch>,
-    /// What a core declares and has not is zeroes.
-    pub(crate) zero_excluded: bool,
-    pub(crate) page_size: Option<PageSize>,
-}
-
-impl Place {
-    /// Opens the image.
-    pub(crate) fn open(&self) -> Result<Image> {
-        let &Self { zero_excluded, page_size, .. } = self;
-        let (base, more) = (self.base.map(PhysAddr::get), self.raw.clone());
-        Image::open(&self.image, &Reading { base, more, zero_excluded, page_size })
-    }
-}
-
-/// `resp=127.0.0.1:6379`.
-fn listen(text: &str) -> Result<(String, String), String> {
-    let (name, address) = text.split_once('=').ok_or("a name, `=`, and an address with a port")?;
-    if !is_name(name) {
-        return Err(
-            "a name has 1 to 255 printable ASCII characters, none of them a colon".to_owned()
-        );
-    }
-    Ok((name.to_owned(), address.to_owned()))
-}
-
-/// A number of times: not none.
-fn times(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("not less than once".to_owned()),
-        parsed => parsed.map_err(|error: std::num::ParseIntError| error.to_string()),
-    }
-}
-
-/// `4096`, `0x1000`, `16M`; and `50f000`, which is no decimal number.
-fn number(text: &str) -> Result<u64, String> {
-    const UNITS: [(char, u32); 4] = [('k', 10), ('m', 20), ('g', 30), ('t', 40)];
-    let unit = UNITS.iter().find(|(unit, _)| text.ends_with([*unit, unit.to_ascii_uppercase()]));
-    let (digits, shift) = match unit {
-        Some((_, shift)) => (text.get(..text.len() - 1).unwrap_or_default(), *shift),
-        None => (text, 0),
-    };
-    let hex = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X"));
-    let lettered = || digits.bytes().any(|byte| byte.is_ascii_alphabetic());
-    let is_hex = || digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let parsed = match hex.or_else(|| (lettered() && is_hex()).then_some(digits)) {
-        Some(digits) => u64::from_str_radix(digits, 16),
-        None => digits.parse(),
-    };
-    let said = "a number is decimal, or hexadecimal with 0x before it or a letter in it; k, M, G or T behind it \
-                stands for 1024 of the one before";
-    let number = parsed.map_err(|error| format!("{error}; {said}"))?;
-    let shifted = number.checked_mul(1 << shift);
-    shifted.ok_or_else(|| "more than 64 bits can hold".to_owned())
-}
-
-/// A file for a picture. Standard output, where text goes, has a name of its own.
-fn picture(path: PathBuf) -> Result<PathBuf, String> {
-    const OTHERS: [&str; 9] = ["bmp", "eps", "gif", "jpeg", "jpg", "pdf", "png", "ps", "webp"];
-    if path == Path::new("-") {
-        return Err("standard output is /dev/stdout (a file of that name is ./-)".to_owned());
-    }
-    let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
-    match ending {
-        Some(ending) if OTHERS.contains(&&*ending) => Err(format!(
-            "the picture is SVG or HTML, not {ending}: give it a name that ends in .svg or .html"
-        )),
-        _ => Ok(path),
-    }
-}
-
-/// `64k`, `65536`, `0x10000`.
-fn page_size(text: &str) -> Result<PageSize, String> {
-    let possible = format!("a power of two from {} to {}", PageSize::BUILD, PageSize::MAX);
-    let bytes = number(text).map_err(|error| format!("{possible}: {error}"))?;
-    PageSize::new(bytes).ok_or(possible)
-}
-
-fn address(text: &str) -> Result<PhysAddr, String> {
-    number(text).map(PhysAddr::new)
-}
-
-/// `memory@0x100000000`; the file's name can have an `@` in it.
-fn raw(text: &OsStr) -> Result<(PathBuf, u64), String> {
-    let bytes = text.as_bytes();
-    let parts = bytes.iter().rposition(|byte| *byte == b'@').map(|at| bytes.split_at(at));
-    let (file, addr) = parts.ok_or("a file, an @, and an address")?;
-    let addr = str::from_utf8(addr).map_err(|error| error.to_string())?;
-    Ok((OsStr::from_bytes(file).into(), number(addr.trim_start_matches('@'))?))
-}
-
-/// `0x1000+32`, as an entry has it.
-fn list(text: &str) -> Result<(PhysAddr, u64), String> {
-    let (addr, bytes) = text.split_once('+').ok_or("an address, a plus, and a length")?;
-    Ok((address(addr)?, number(bytes)?))
 }

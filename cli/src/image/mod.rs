@@ -27,6 +27,7 @@ mod open;
 mod piece;
 mod spool;
 mod twins;
+mod xz;
 
 use std::cell::Cell;
 use std::fs::{File, Metadata};
@@ -47,7 +48,8 @@ use holes::extent;
 use open::Parts;
 pub(crate) use open::{Format, Passed, Reading, is_arena, is_memory};
 use piece::{Bytes, Piece};
-pub(crate) use spool::{DICTIONARY, Packed, XZ_KIB, xz_dictionary};
+pub(crate) use spool::Packed;
+pub(crate) use xz::{DICTIONARY, XZ_KIB, xz_dictionary};
 
 use crate::machine::Machine;
 
