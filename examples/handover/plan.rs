@@ -174,7 +174,8 @@ impl fmt::Display for Plan {
     }
 }
 
-/// Numbers that look random, and are the same for the same seed (`SplitMix64`).
+/// Numbers that look random, and are the same for the same seed (`SplitMix64`). Not the test kit's `Rng`: the
+/// example is published, and the kit is not.
 struct Dice(u64);
 
 impl Dice {

@@ -12,7 +12,8 @@ use heirloom_folio::{
 use heirloom_kho::tree::{FolioRange, TreeFault};
 use heirloom_kho::{Block, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 
-/// Numbers that look random and are the same in every run (`SplitMix64`).
+/// Numbers that look random and are the same in every run (`SplitMix64`). Not the test kit's `Rng`: the kit
+/// stands on crates above this one, whose tests need none of them.
 struct Numbers(u64);
 
 impl Numbers {

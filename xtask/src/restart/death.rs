@@ -8,9 +8,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use heirloom_testkit::Rng;
 
 use super::client::{Answer, Client, Lane, Op};
-use super::items::{Items, Random};
+use super::items::Items;
 use super::server::{PAUSE, Server};
 
 /// How often in a row the build that crashes is started.
@@ -95,12 +96,12 @@ fn write(
     over: &AtomicBool,
     busy: &mpsc::Sender<()>,
 ) -> bool {
-    let mut random = Random(7);
+    let mut random = Rng::new(7);
     let mut written = 0;
     while !over.load(Relaxed) {
         // What is asked for is noted first: the server may store it, and die.
         // Each once: of two on two connections the first may be stored last.
-        let mut some: Vec<_> = (0..BATCH).map(|_| random.below(items.count())).collect();
+        let mut some: Vec<_> = (0..BATCH).map(|_| random.index(items.count())).collect();
         some.sort_unstable();
         some.dedup();
         let ops: Vec<_> = some.into_iter().map(|item| items.next(item)).collect();

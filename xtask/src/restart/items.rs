@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use heirloom_testkit::{Rng, mix};
 
 use super::client::{Answer, Client, Op};
 use super::place::processor_time;
@@ -73,10 +74,10 @@ impl Items {
 
     /// Reads items at random. Returns how many in a second, in the best of several rounds.
     pub(super) fn read(&self, client: &mut Client, pid: u32) -> Result<Speed> {
-        let (mut best, mut random, mut missing) = (Speed::default(), Random(1), 0);
+        let (mut best, mut random, mut missing) = (Speed::default(), Rng::new(1), 0);
         for _ in 0..ROUNDS {
             let (began, before) = (Instant::now(), processor_time(pid)?);
-            let ops = (0..READS).map(|_| Op::Get(random.below(self.count())));
+            let ops = (0..READS).map(|_| Op::Get(random.index(self.count())));
             client.run(ops, |_, answer| {
                 missing += usize::from(!matches!(answer, Answer::Value(_)));
             })?;
@@ -122,27 +123,9 @@ fn per_second(count: usize, time: Duration) -> u64 {
     (count as u128 * 1_000_000_000 / time.as_nanos().max(1)) as u64
 }
 
-/// Numbers that are the same in each run.
-pub(super) struct Random(pub(super) u64);
-
-impl Random {
-    /// Returns a number below `end`.
-    pub(super) fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        ((u128::from(mixed(self.0)) * end as u128) >> 64) as usize
-    }
-}
-
-/// Returns a number of which each bit depends on each bit of `number` (`splitmix64`).
-fn mixed(number: u64) -> u64 {
-    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    number ^ (number >> 31)
-}
-
 /// Returns the bytes of a version's value: 16 to 200.
 fn length(item: usize, version: u16) -> usize {
-    16 + (mixed((item as u64) << 16 | u64::from(version)) % 185) as usize
+    16 + (mix((item as u64) << 16 | u64::from(version)) % 185) as usize
 }
 
 /// Writes an item's key.
