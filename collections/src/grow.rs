@@ -70,7 +70,7 @@ impl<'p, M: Machine> Buckets<'p, M> {
         let line = self.line(n)?.ok_or_else(|| self.body.damaged(n, 0))?;
         if !line.is_empty() || line.next().get() != 0 {
             // Zeroes, but for what a predecessor forged, or for what could not be stripped: never part of a bucket that is trusted.
-            self.strip(n)?;
+            self.strip(n, retire)?;
         }
         let known = self.tags(n);
         if let Some(tags) = known {
@@ -83,7 +83,7 @@ impl<'p, M: Machine> Buckets<'p, M> {
             Ok(moved) => moved,
             Err(error) => {
                 // What was linked there so far is in its parent too.
-                self.strip(n)?;
+                self.strip(n, retire)?;
                 return Err(error);
             }
         };
@@ -156,7 +156,7 @@ impl<'p, M: Machine> Buckets<'p, M> {
     }
 
     /// Clears a bucket that is none yet, and frees its lines but the first.
-    pub(crate) fn strip(&self, bucket: u64) -> Result<(), Error> {
+    pub(crate) fn strip<R: Retire>(&self, bucket: u64, retire: &mut R) -> Result<(), Error> {
         let Some(bucket) = self.unchecked(bucket)? else { return Ok(()) };
         if let Some(tags) = self.tags(bucket.number) {
             tags.set(Looked::NOTHING);
@@ -164,8 +164,8 @@ impl<'p, M: Machine> Buckets<'p, M> {
         for line in self.lines(bucket) {
             line?.links().filter(|word| word.get() != 0).for_each(|word| word.set(0));
         }
-        // (No reader looks at a bucket that is none yet.)
-        self.drop_lines(bucket, &mut Now)
+        // (A reader that counted the buckets before they were cleared may look at one that is none yet.)
+        self.drop_lines(bucket, retire)
     }
 
     /// Clears in a bucket what belongs to another, and the second of what was being moved and is there twice; then closes it up.

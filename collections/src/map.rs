@@ -139,7 +139,7 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
         deferred::recover(&buckets.body, |link, object| buckets.is_linked(link, object))?;
         // A bucket was being added, or was added, and its parent not cleared yet.
         let n = buckets.count();
-        buckets.strip(n)?;
+        buckets.strip(n, &mut Now)?;
         if n > MIN_BUCKETS {
             buckets.tidy(parent_of(n - 1))?;
         }
@@ -498,7 +498,7 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
     pub(crate) fn clear_by<R: Retire>(&mut self, retire: &mut R) -> Result<(), Error> {
         let (buckets, head) = (self.buckets, self.buckets.body.head);
         // (What a split had begun when it was refused.)
-        buckets.strip(buckets.count())?;
+        buckets.strip(buckets.count(), retire)?;
         // Here it happens.
         head.set(at::KIND, CLEARED);
         head.set(at::LEN, 0);
