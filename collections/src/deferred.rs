@@ -190,8 +190,10 @@ pub(crate) struct Later<'m> {
     /// How many of its words in the head name an object, and how many in its first line of more, once those do.
     used: usize,
     in_line: usize,
-    /// Whether there is more in the open set than the head names: what goes once it is freed.
+    /// Whether there is more in the open set than the head names: buckets that there are no more.
     more: bool,
+    /// Whether there may be segments of such buckets.
+    pub(crate) trims: bool,
     /// Whether the other set waits, and for what.
     waits: bool,
     grace: Grace,
@@ -209,6 +211,7 @@ impl<'m> Later<'m> {
             used: 0,
             in_line: 0,
             more: false,
+            trims: false,
             waits: false,
             grace,
             wait: None,
@@ -258,11 +261,6 @@ impl<'m> Later<'m> {
         Ok(())
     }
 
-    /// Has [`Later::reclaim`] return `true` only once all readers have left that are in now.
-    pub(crate) const fn wait_for_all(&mut self) {
-        self.more = true;
-    }
-
     /// Returns whether there is anything to free.
     pub(crate) const fn holds(&self) -> bool {
         self.used > 0 || self.more || self.waits
@@ -292,6 +290,10 @@ impl<'m> Later<'m> {
 
 impl Retire for Later<'_> {
     const SHARED: bool = true;
+
+    fn shrunk(&mut self) {
+        (self.more, self.trims) = (true, true);
+    }
 
     fn reserve<'p, M: Machine>(&mut self, body: &Body<'p, M>) -> Result<Place<'p>, Error> {
         if let Some(place) = self.place(body) {

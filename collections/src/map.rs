@@ -173,7 +173,11 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
         let hash = H::hash(self.seed, key);
         let number = self.bucket_of(hash);
         match self.buckets.known(number) {
-            Some(known) => Ok(self.buckets.find(known, hash, key).map(|found| found.entry)),
+            Some(known) => {
+                let found = self.buckets.find(known, hash, key);
+                // (A clear that was refused leaves some linked.)
+                Ok(found.filter(|_| !self.is_empty()).map(|found| found.entry))
+            }
             None if self.is_empty() => Ok(None),
             None => Ok(self.find_first(number, hash, key)?.map(|found| found.entry)),
         }
@@ -510,6 +514,7 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
         }
         // All lines hold zeroes by now, as those beyond the last bucket do.
         head.set(at::SIZE, MIN_BUCKETS);
+        retire.shrunk();
         self.recount();
         if !R::SHARED {
             // SAFETY: the map is borrowed alone, and no bucket is used from here on.

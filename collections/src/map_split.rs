@@ -25,6 +25,7 @@ use crate::line::LINES;
 use crate::link::Link;
 use crate::map::Map;
 use crate::readers::{Inside, Readers};
+use crate::retire::Now;
 
 impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
     /// Splits the map into its writer and a reader, which go on beside one another: on several threads, say. The reader is cloned
@@ -71,7 +72,7 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
         // SAFETY: the writer keeps the map borrowed, and neither splits it again nor ends it.
         let readers = unsafe { deferred::begin_split(&buckets.body, &mut self.readers) }?;
         let reader = MapReader { buckets, seed, readers, slot: readers.join(), hash: PhantomData };
-        Ok((MapWriter { map: self, later: Later::new(readers), trims: false }, reader))
+        Ok((MapWriter { map: self, later: Later::new(readers) }, reader))
     }
 }
 
@@ -84,8 +85,6 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
 pub struct MapWriter<'m, 'p, M: Machine, H: Hash = Xxh3> {
     map: &'m mut Map<'p, M, H>,
     later: Later<'m>,
-    /// Whether there may be segments beyond the last bucket, which readers may look at.
-    trims: bool,
 }
 
 impl<M: Machine, H: Hash> fmt::Debug for MapWriter<'_, '_, M, H> {
@@ -162,8 +161,6 @@ impl<'p, M: Machine, H: Hash> MapWriter<'_, 'p, M, H> {
     /// call, the next insertion, or a successor; readers may find it until then.
     pub fn clear(&mut self) -> Result<(), Error> {
         self.map.clear_by(&mut self.later)?;
-        self.later.wait_for_all();
-        self.trims = true;
         self.later.make_room(&self.map.buckets.body)?;
         self.reclaim().map(drop)
     }
@@ -192,9 +189,13 @@ impl<'p, M: Machine, H: Hash> MapWriter<'_, 'p, M, H> {
     pub fn reclaim(&mut self) -> Result<bool, Error> {
         let buckets = self.map.buckets;
         let is_done = self.later.reclaim(&buckets.body)?;
-        if is_done && core::mem::take(&mut self.trims) {
-            // SAFETY: lines beyond the last bucket hold zeroes. Readers that saw more buckets have left, and the writer keeps none.
-            unsafe { buckets.trim((buckets.count() - 1) / LINES + 1) }?;
+        if is_done && self.later.trims {
+            // Readers that saw more buckets have left. (What a split that was refused has begun would go with its segment.)
+            let n = buckets.count();
+            buckets.strip(n, &mut Now)?;
+            // SAFETY: lines beyond the last bucket hold zeroes. No reader looks at one, and the writer keeps none.
+            unsafe { buckets.trim((n - 1) / LINES + 1) }?;
+            self.later.trims = false;
         }
         Ok(is_done)
     }

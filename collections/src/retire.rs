@@ -20,6 +20,9 @@ pub(crate) trait Retire {
     /// [`Error::Slab`]: out of memory for one; nothing has changed.
     fn reserve<'p, M: Machine>(&mut self, body: &Body<'p, M>) -> Result<Place<'p>, Error>;
 
+    /// Notes that there are fewer buckets than there were: readers that are in may look at those still, and nothing names them.
+    fn shrunk(&mut self);
+
     /// Frees an object, or names it to be freed. The head names it in [`OLD`](crate::head::at::OLD) meanwhile.
     ///
     /// # Safety
@@ -47,6 +50,9 @@ impl Retire for Now {
     fn reserve<'p, M: Machine>(&mut self, _: &Body<'p, M>) -> Result<Place<'p>, Error> {
         Ok(None)
     }
+
+    #[inline]
+    fn shrunk(&mut self) {}
 
     #[inline]
     unsafe fn retire<M: Machine>(

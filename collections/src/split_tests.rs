@@ -439,6 +439,9 @@ fn a_clear_without_memory_to_name_what_goes_has_happened() {
     // Both sets of the head are full, and there is no line for more.
     let refused = writer.clear().unwrap_err();
     assert!(refused.is_out_of_memory() && reader.is_empty() && entry.value() == b"value");
+    // Something is linked still, and only readers may find it.
+    assert!((0..40).any(|n| visit.get(&key(n)).unwrap().is_some()));
+    assert!((0..40).all(|n| writer.map().get(&key(n)).unwrap().is_none()));
     assert!(!writer.remove(&key(39)).unwrap());
     drop(rest);
     let successor = |expected: StdVec<u64>| {
