@@ -7,7 +7,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use heirloom::folio::DirectMap;
 use heirloom::kho::{PhysAddr, Run};
 
-use super::{Backing, TestMachine};
+#[cfg(target_os = "linux")]
+use super::Backing;
+use super::TestMachine;
 
 /// What is in memory, while no kernel runs, or only reads.
 impl TestMachine {
