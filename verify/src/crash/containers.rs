@@ -24,6 +24,8 @@ const BEFORE: u64 = 230;
 const STEPPED: u64 = 90;
 /// How much is done in a row beside readers, and without.
 const STRETCH: u64 = 45;
+/// Which number, of the first stretch, clears the map.
+const CLEARED: u64 = BEFORE + 20;
 /// How much is done at most before a process is killed.
 const KILLED: u64 = 4000;
 
@@ -50,6 +52,7 @@ persist!(Quad { words });
 enum Act {
     Insert(u64, Vec<u8>),
     Remove(u64),
+    Clear,
     Push(Quad),
     Pop,
     Set(u64, Quad),
@@ -59,6 +62,10 @@ enum Act {
 
 /// Returns what is done as number `n`.
 fn act(n: u64) -> Act {
+    // Now and then, so that there is something to clear: among what is stepped through once beside readers, and once without.
+    if [CLEARED, CLEARED + STRETCH].contains(&(n % 500)) {
+        return Act::Clear;
+    }
     let mut rng = Rng::new(n + 1);
     let quad = Quad { words: [rng.below(1 << 40); 4] };
     match rng.below(16) {
@@ -92,6 +99,7 @@ impl Model {
         match act(n) {
             Act::Insert(key, value) => drop(self.map.insert(key, value)),
             Act::Remove(key) => drop(self.map.remove(&key)),
+            Act::Clear => self.map.clear(),
             Act::Push(quad) => self.vector.push(quad),
             Act::Pop => drop(self.vector.pop()),
             Act::Set(index, quad) => {
@@ -171,6 +179,7 @@ impl<'p, 'm> Three<'p, 'm> {
 trait Entries {
     fn put(&mut self, key: u64, value: &[u8]) -> Result<bool, Error>;
     fn take(&mut self, key: u64) -> Result<bool, Error>;
+    fn take_all(&mut self) -> Result<(), Error>;
 }
 
 /// A log, or its writer.
@@ -188,6 +197,10 @@ macro_rules! written {
 
             fn take(&mut self, key: u64) -> Result<bool, Error> {
                 self.remove(&key.to_le_bytes())
+            }
+
+            fn take_all(&mut self) -> Result<(), Error> {
+                self.clear()
             }
         }
 
@@ -216,6 +229,7 @@ fn done(
     let done = match act {
         Act::Insert(key, value) => map.put(key, &value).map(drop),
         Act::Remove(key) => map.take(key).map(drop),
+        Act::Clear => map.take_all(),
         Act::Push(quad) => vector.push(quad),
         Act::Pop => vector.pop().map(drop),
         Act::Set(index, quad) => vector.set(index, quad).map(drop),
