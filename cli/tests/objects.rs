@@ -414,6 +414,20 @@ fn what_was_moved_within_its_bucket_when_a_kernel_ended_is_listed_once() {
     words.check();
 }
 
+/// A kernel ended in the middle of a clear, which happens as the head says so: what is linked still is none of the map's.
+#[test]
+fn a_map_that_was_being_cleared_when_a_kernel_ended_has_no_entries() {
+    let mut words = Words::new();
+    words.set(words.head, heirloom_collections::internal::MAP_CLEARED);
+    let file = Temporary::new(&words.bytes);
+    let ran = heirloom(&["list", file.as_str(), "items"]);
+    assert_eq!((ran.code, ran.out.as_str()), (0, ""), "{}", ran.err);
+    let json = heirloom(&["inspect", "--json", file.as_str()]).json();
+    assert_eq!(json["subtrees"]["items"]["container"]["entries"], 0);
+    let ran = heirloom(&["extract", file.as_str(), "--object", "items", "--entry", "key 1"]);
+    assert_ne!(ran.code, 0, "{}", ran.out);
+}
+
 /// Where in the file of an arena with one range the byte at an address is: the only place with that head.
 fn offset_of(file: &Temporary, addr: usize) -> usize {
     let bytes = file.read();

@@ -122,9 +122,6 @@ impl<'h, 'i> Container<'h, 'i> {
 
     /// How many entries its head says that there are; of a log it says nothing.
     pub(crate) fn length(&self) -> Option<u64> {
-        if self.is_cleared() {
-            return Some(0);
-        }
         (self.kind != Kind::Log).then(|| self.word(at::LEN).ok())?
     }
 
