@@ -349,9 +349,9 @@ impl<'p, M: Machine> Buckets<'p, M> {
         Ok(None)
     }
 
-    /// Returns the entry that a link in a bucket leads to, for a reader beside the writer; `None` if the bucket is not looked at yet, and
-    /// it is none whose hash is one of the bucket's, as `is_own` says: of a forged link's the writer knows nothing, so the entry
-    /// may be freed as soon as it was looked at.
+    /// Returns the entry that a link in a bucket leads to, for a reader beside the writer. Returns `None` for an entry with a hash that
+    /// `is_own` refuses, if the bucket was not checked yet: its link may be forged, and the writer does not wait with freeing such an
+    /// entry until the reader has left.
     #[inline]
     pub(crate) fn shared_entry(
         &self,

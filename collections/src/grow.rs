@@ -271,7 +271,7 @@ impl<'p, M: Machine> Buckets<'p, M> {
             // (A reader in this line goes on from it as from the one before.)
             last.next().set(next.next().get());
             self.note(bucket);
-            // SAFETY: found to be a line of this map's before, whose words are atomics; unlinked just now. The place was reserved for it.
+            // SAFETY: a line of this map, which was checked before and has atomic words; unlinked just now. `place` was reserved for it.
             unsafe {
                 let object = Object::at(self.body.pool.ptr(link));
                 retire.retire(&self.body, place, link, object)?;

@@ -111,6 +111,7 @@ extern crate std;
 mod body;
 mod buckets;
 mod class;
+mod clear;
 mod deferred;
 #[cfg(test)]
 mod ends_tests;

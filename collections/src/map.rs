@@ -192,7 +192,7 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
     }
 
     /// Notes how many buckets there are.
-    fn recount(&mut self) {
+    pub(crate) fn recount(&mut self) {
         self.count = self.buckets.count();
         self.mask = mask_of(self.count);
     }
@@ -348,9 +348,20 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
         bucket: Bucket<'p>,
         found: &Found<'p>,
     ) -> Result<(), Error> {
+        self.unlink_leaving(retire, bucket, found, self.len().wrapping_sub(1))
+    }
+
+    /// Removes an entry of a bucket, which leaves so many.
+    #[inline]
+    pub(crate) fn unlink_leaving<R: Retire>(
+        &self,
+        retire: &mut R,
+        bucket: Bucket<'p>,
+        found: &Found<'p>,
+        len: u64,
+    ) -> Result<(), Error> {
         let place = self.reserve(retire, bucket, found)?;
         let head = self.buckets.body.head;
-        let len = self.len().wrapping_sub(1);
         head.set(at::AFTER, len);
         head.set(at::OLD, found.link.bits());
         // Here it happens.
@@ -456,93 +467,6 @@ impl<'p, M: Machine, H: Hash> Map<'p, M, H> {
             }
         }
         Ok(())
-    }
-
-    /// Makes room for the first entry, where a clear that was refused is brought to its end: what is inserted stays.
-    #[cold]
-    fn make_first_room<R: Retire>(&mut self, retire: &mut R) -> Result<(), Error> {
-        if self.buckets.body.head.get(at::KIND) == CLEARED {
-            self.clear_by(retire)?;
-        }
-        self.buckets.make_room(0)
-    }
-
-    /// Removes all entries at one store, and gives back their memory and the buckets'. A successor finds all of them, or none: then it
-    /// frees what is left, as it [opens](Map::open) the map.
-    ///
-    /// # Errors
-    /// As for [`Map::get`]. The map is empty if it was refused behind that store; what is left in memory is freed by the next call, the
-    /// next insertion, or a successor.
-    ///
-    /// # Examples
-    /// ```
-    /// use heirloom_collections::{Map, Pool};
-    /// use heirloom_folio::harness::Ram;
-    /// use heirloom_slab::Slabs;
-    ///
-    /// let slabs = Slabs::new(Ram::memory(&Ram::frames(1024))?)?;
-    /// let pool = Pool::open(&slabs)?;
-    /// let mut map = Map::<_>::create(&pool, 0x5eed)?;
-    /// map.insert(b"key", b"value")?;
-    /// map.clear()?;
-    /// assert!(map.is_empty() && map.get(b"key")?.is_none());
-    /// # Ok::<(), Box<dyn core::error::Error>>(())
-    /// ```
-    pub fn clear(&mut self) -> Result<(), Error> {
-        let cleared = self.clear_by(&mut Now);
-        if cleared.is_err() && self.is_empty() {
-            // What is linked still is found by no look at a bucket that is not known, as there is no entry.
-            // SAFETY: the map is borrowed alone: no bucket that was returned before is used again.
-            unsafe { self.buckets.forget(0) };
-        }
-        cleared
-    }
-
-    /// Removes all entries at one store, and frees them as `retire` does; and the buckets, if there are no readers.
-    pub(crate) fn clear_by<R: Retire>(&mut self, retire: &mut R) -> Result<(), Error> {
-        let (buckets, head) = (self.buckets, self.buckets.body.head);
-        // (What a split had begun when it was refused.)
-        buckets.strip(buckets.count(), retire)?;
-        // Here it happens.
-        head.set(at::KIND, CLEARED);
-        head.set(at::LEN, 0);
-        for number in 0..buckets.count() {
-            // (A predecessor may have freed segments.)
-            if buckets.line(number)?.is_some() {
-                self.empty(retire, buckets.bucket(number)?)?;
-            }
-        }
-        // All lines hold zeroes by now, as those beyond the last bucket do.
-        head.set(at::SIZE, MIN_BUCKETS);
-        retire.shrunk();
-        self.recount();
-        if !R::SHARED {
-            // SAFETY: the map is borrowed alone, and no bucket is used from here on.
-            unsafe { buckets.trim(0) }?;
-        }
-        head.set(at::KIND, KIND);
-        Ok(())
-    }
-
-    /// Unlinks the entries and lines of a bucket of a map that is being cleared.
-    fn empty<R: Retire>(&self, retire: &mut R, bucket: Bucket<'p>) -> Result<(), Error> {
-        let (buckets, head) = (self.buckets, self.buckets.body.head);
-        for line in buckets.lines(bucket) {
-            for word in line?.links() {
-                let link = Link::from_bits(word.get());
-                if link.is_none() {
-                    continue;
-                }
-                let entry = buckets.own_entry(link, bucket)?;
-                let place = self.reserve(retire, bucket, &Found { word, link, entry })?;
-                head.set(at::OLD, link.bits());
-                bucket.set(word, Link::NONE);
-                // SAFETY: found in the map just now, and unlinked; the place was reserved for it.
-                unsafe { retire.retire(&buckets.body, place, link, entry.object()) }?;
-                head.set(at::OLD, 0);
-            }
-        }
-        buckets.drop_lines(bucket, retire)
     }
 
     /// Frees the map.

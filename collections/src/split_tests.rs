@@ -32,7 +32,7 @@ fn key(n: u64) -> [u8; 8] {
     n.to_le_bytes()
 }
 
-/// A value that says whose it is, and is whole or not: as long as its first byte says, and the key in each byte behind.
+/// Returns a value that names its key, and shows whether it is whole: its first byte is its length, and each byte behind is the key.
 fn value(n: u64, version: u64) -> StdVec<u8> {
     let length = 1 + version % 60;
     let mut bytes = std::vec![(n % 251) as u8; length as usize];
@@ -449,8 +449,10 @@ fn a_clear_without_memory_to_name_what_goes_has_happened() {
     assert!((0..count).any(|n| visit.get(&key(n)).unwrap().is_some()));
     assert!((0..count).all(|n| writer.map().get(&key(n)).unwrap().is_none()));
     assert!(!writer.remove(&key(count - 1)).unwrap());
-    // SAFETY: allocated above, and not used.
-    taken.into_iter().for_each(|object| unsafe { slabs.free(object) }.unwrap());
+    for object in taken {
+        // SAFETY: allocated above, and not used.
+        unsafe { slabs.free(object) }.unwrap();
+    }
     drop(rest);
     let successor = |expected: StdVec<u64>| {
         let next = stop(&slabs, FRAMES).revive();

@@ -201,6 +201,7 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
         "entry",
         "the bytes of an entry, behind lengths that were compared with its object",
     ),
+    (COLLECTIONS, "clear", "what this kernel knows of buckets that there are no more"),
     (COLLECTIONS, "grow", "the second word of entries that were looked at, or of the head"),
     (COLLECTIONS, "head", "the words of a head"),
     (COLLECTIONS, "index", "words of what was looked at, in memory of this kernel"),

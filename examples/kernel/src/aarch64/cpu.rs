@@ -32,7 +32,7 @@ pub fn note(affinity: u64) {
 /// The number of the CPU that this runs on.
 pub fn number() -> usize {
     let number: u32;
-    // SAFETY: `begin` led TPIDR_EL1 to what this CPU has of its own, whose first word is its number.
+    // SAFETY: `begin` stored in TPIDR_EL1 the address of this CPU's own data, and the first word there is the CPU's number.
     unsafe {
         asm!("mrs {at}, tpidr_el1", "ldr {number:w}, [{at}]", at = out(reg) _, number = lateout(reg) number,
             options(nostack, readonly, pure));

@@ -96,7 +96,7 @@ unsafe fn place_of<'b>(run: Run) -> &'b mut [u8] {
     unsafe { bytes(Port.ptr(run.addr()), run.bytes() as usize) }
 }
 
-/// Writes what the caches hold of frames to memory, where a CPU finds it whose caches are off.
+/// Writes back the data caches' lines of frames, so that a CPU with its caches off reads them from memory.
 fn clean(run: Run) {
     let kind: u64;
     // SAFETY: reads a register.
