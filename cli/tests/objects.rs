@@ -447,8 +447,8 @@ fn shared(kernel: &Heirloom<Arena>) -> (std::fs::File, String) {
     (file, path)
 }
 
-/// What is in the middle of a change when it is looked at is looked at again. The owner rests between changes, as a service does: of one that
-/// never did, any number of looks could come in the middle of a change.
+/// What is in the middle of a change when it is looked at is looked at again. The owner rests between changes, as a service does, for as long
+/// as the command takes: where it never rested so long, any number of looks could come in the middle of a change.
 #[test]
 fn a_container_is_listed_while_its_owner_writes() {
     use std::sync::atomic::AtomicBool;
@@ -463,6 +463,9 @@ fn a_container_is_listed_while_its_owner_writes() {
     }
     kernel.publish("items", &<[u8; 16]>::from(items.handle())).unwrap();
     let (_file, path) = shared(&kernel);
+    let listed = Instant::now();
+    assert_eq!(heirloom(&["list", &path, "items"]).code, 0);
+    let look = listed.elapsed();
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
@@ -475,7 +478,7 @@ fn a_container_is_listed_while_its_owner_writes() {
                     rounds = rounds.wrapping_add(1);
                 }
                 let (rests, worked) = (Instant::now(), began.elapsed());
-                while rests.elapsed() < 20 * worked {
+                while rests.elapsed() < look.max(20 * worked) {
                     std::thread::yield_now();
                 }
             }
